@@ -1,0 +1,65 @@
+"""notsure: attack, harden and guard image classifiers, and measure honestly what is left.
+
+The parts are loaded when they are first used, so that `import notsure` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from notsure.core.errors import NotSureError
+
+if TYPE_CHECKING:
+    from notsure import attacks, data, detectors, evaluation, models, report, training
+    from notsure.classifier import Classifier
+    from notsure.core.target import NOT_SURE, Adversarial, Response, Target
+    from notsure.evaluation import Records, evaluate
+    from notsure.guard import Guard, Verdict
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "NOT_SURE": "notsure.core.target",
+    "Adversarial": "notsure.core.target",
+    "Classifier": "notsure.classifier",
+    "Guard": "notsure.guard",
+    "Records": "notsure.evaluation",
+    "Response": "notsure.core.target",
+    "Target": "notsure.core.target",
+    "Verdict": "notsure.guard",
+    "evaluate": "notsure.evaluation",
+}
+_PACKAGES = ("attacks", "data", "detectors", "evaluation", "models", "report", "training")
+
+__all__ = [
+    "NOT_SURE",
+    "Adversarial",
+    "Classifier",
+    "Guard",
+    "NotSureError",
+    "Records",
+    "Response",
+    "Target",
+    "Verdict",
+    "attacks",
+    "data",
+    "detectors",
+    "evaluate",
+    "evaluation",
+    "models",
+    "report",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"notsure.{name}")
+    raise AttributeError(f"module 'notsure' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,214 @@
+"""What every attack shares: the attack proposes, the framework judges."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from notsure.attacks.geometry import Norm
+from notsure.attacks.goals import Goal, Misclassified, Targeted, Undetected
+from notsure.attacks.problem import Problem, predict
+from notsure.classifier import Classifier, as_target
+from notsure.core.checks import check_images, check_labels, content_keys
+from notsure.core.errors import ConfigurationError, UnsupportedError, VerificationError
+from notsure.core.randomness import Streams
+from notsure.core.state import undisturbed
+from notsure.core.target import Adversarial, Target, distances
+
+BUDGET_TOLERANCE = 1e-6
+"""How far |x' - x| may exceed eps: the rounding of x + delta in float32."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A ball around the clean image: what an attack returns lies in it and in [0,1]."""
+
+    norm: Norm
+    eps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """A search for inputs that fool a target.
+
+    An attack is its hyperparameters and nothing else: it may be called any number of times, on any
+    target, and leaves target, caller's tensors and global random state as they were.
+    """
+
+    needs_gradient: ClassVar[bool] = True
+    """Whether it differentiates the target."""
+
+    @property
+    def budget(self) -> Budget | None:
+        """The ball that bounds it; None for an attack that looks for the nearest point."""
+        return None
+
+    @abstractmethod
+    def search(self, problem: Problem) -> torch.Tensor:
+        """Proposes an image for each sample, (B, C, H, W); proposals need not be right."""
+
+    def default_goal(self, target: Target) -> Goal:
+        """Misclassified, and accepted as well where the target may reject."""
+        goal = Misclassified(confidence=float(getattr(self, "confidence", 0.0)))
+        return Undetected(goal) if target.rejects else goal
+
+    @property
+    def name(self) -> str:
+        """The name of the attack's class."""
+        return type(self).__name__
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyperparameter, as JSON-ready values."""
+        return {key: _plain(value) for key, value in vars(self).items()}
+
+    @property
+    def identity(self) -> str:
+        """Twelve hexadecimal digits that stand for the attack and all its hyperparameters."""
+        text = json.dumps([self.name, self.settings()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __call__(
+        self,
+        target: Target | nn.Module,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        *,
+        seed: int = 0,
+        goal: Goal | None = None,
+        batch_size: int = 256,
+    ) -> Adversarial:
+        """Attacks a batch.
+
+        The result of a sample depends on the target, the sample and the seed alone, up to
+        rounding: not on its batch mates, the batch size or the order.
+
+        Args:
+            target: a Classifier, a Guard, any other Target, or a bare module on [0,1] images.
+            x: clean images (B, C, H, W), float, in [0,1].
+            y: their true labels, integers (B,).
+            seed: of the random start and whatever else is random.
+            goal: what counts as success. By default any wrong label, which a target that can
+                reject has to accept as well.
+            batch_size: how many images are worked on at a time; memory grows with it.
+
+        Returns:
+            The images with success, distances and costs per sample; a sample that was not fooled
+            comes back as its clean image.
+
+        Raises:
+            InputError: images or labels are not what they have to be.
+            ConfigurationError: the budget does not fit images of this size.
+            UnsupportedError: the attack does not apply to this target.
+        """
+        target = as_target(target)
+        if self.needs_gradient and not target.differentiable:
+            raise UnsupportedError(
+                f"{self.name} needs gradients, which {type(target).__name__} does not have: use an "
+                "attack that needs none, such as RandomNoise."
+            )
+        x, y = _checked(target, x, y)
+        if self.budget is not None:
+            _check_budget(self.budget, x[0].numel())
+        goal = goal or self.default_goal(target)
+        parts = []
+        with undisturbed(target, x.device), torch.no_grad():
+            keys = content_keys(x)
+            for start in range(0, len(x), batch_size):
+                rows = slice(start, start + batch_size)
+                part_goal = _goal_of(goal, rows, len(x))
+                streams = Streams.of(keys[rows], seed)
+                parts.append(self._attack_batch(target, x[rows], y[rows], part_goal, streams))
+        return Adversarial.joined(parts)
+
+    def _attack_batch(
+        self, target: Target, x: torch.Tensor, y: torch.Tensor, goal: Goal, streams: Streams
+    ) -> Adversarial:
+        clean = predict(target, x)
+        y = check_labels(y, count=len(x), num_classes=clean.logits.shape[1])
+        labels = goal.labels(clean.logits, y)
+        problem = Problem(target, x, y, goal, labels, clean, streams)
+        proposal = self.search(problem)
+        return judged(problem, proposal, self.budget)
+
+
+def judged(problem: Problem, proposal: torch.Tensor, budget: Budget | None) -> Adversarial:
+    """Turns proposals into results: the one place where success is decided.
+
+    Projects into the budget and [0,1], asks the target again, and gives back the clean image where
+    the goal is not reached.
+
+    Raises:
+        VerificationError: a proposal is not finite, or cannot be brought into the budget.
+    """
+    x = problem.x
+    proposal = proposal.detach().to(x.dtype)
+    if not bool(torch.isfinite(proposal).all()):
+        raise VerificationError(
+            "The attack proposes images with NaN or infinite pixels: the target's answers or "
+            "gradients are not finite. Check the network's weights and outputs."
+        )
+    proposal = proposal.clamp(0, 1)
+    if budget is not None:
+        low, high = -x, 1 - x
+        delta = budget.norm.project(proposal - x, budget.eps, low, high)
+        proposal = (x + delta).clamp_(0, 1)
+        over = float((budget.norm.distance(proposal - x) - budget.eps).max())
+        if over > BUDGET_TOLERANCE * max(1.0, budget.eps):
+            raise VerificationError(f"A projected image exceeds its budget by {over:.3g}.")
+    everything = torch.arange(len(x), device=x.device)
+    response = problem.ask(proposal, everything)
+    success = problem.goal.reached(response, problem.labels)
+    # where the clean image does it already, nothing has to be changed
+    untouched = problem.goal.reached(problem.clean, problem.labels)
+    keep = success & ~untouched
+    images = torch.where(keep.view(-1, 1, 1, 1), proposal, x)
+    return Adversarial(
+        x=images,
+        success=success | untouched,
+        distance=distances(x, images),
+        queries=problem.queries,
+        gradients=problem.gradients,
+        dead_gradients=problem.dead_gradients,
+    )
+
+
+def _checked(target: Target, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    classifier = getattr(target, "classifier", target)
+    if isinstance(classifier, Classifier):
+        x = classifier.check(x)
+    else:
+        check_images(x)
+        x = x.detach()
+    y = check_labels(y, count=len(x))
+    return x.clamp(0, 1), y.to(x.device)
+
+
+def _check_budget(budget: Budget, size: int) -> None:
+    largest = budget.norm.largest_radius(size)
+    if budget.eps > largest:
+        raise ConfigurationError(
+            f"eps={budget.eps:g} in {budget.norm.name} is more than any change of an image of "
+            f"{size} values in [0,1] ({largest:g}): is it meant on the 0..255 scale? Then give "
+            f"eps='{budget.eps:g}/255'."
+        )
+
+
+def _goal_of(goal: Goal, rows: slice, count: int) -> Goal:
+    """The goal for a part of the batch: per-sample targets are cut with it."""
+    if isinstance(goal, Undetected):
+        return Undetected(_goal_of(goal.goal, rows, count))
+    if isinstance(goal, Targeted) and isinstance(goal.label, torch.Tensor):
+        return replace(goal, label=goal.label[rows])
+    return goal
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {"name": type(value).__name__, **{k: _plain(v) for k, v in vars(value).items()}}
+    return value

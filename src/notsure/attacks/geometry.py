@@ -1,0 +1,246 @@
+"""The norms: how far, how to come back, where to start, which way is steepest.
+
+Each works on perturbations (B, C, H, W) with per-sample radii, and knows the box: `low` and `high`
+are how far each pixel may still move down and up without leaving [0,1] (low <= 0 <= high).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from notsure.core.errors import ConfigurationError
+from notsure.core.randomness import Streams
+
+
+def _per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return values.view(-1, *([1] * (like.ndim - 1)))
+
+
+@dataclass(frozen=True)
+class Norm(ABC):
+    """A norm with all that an attack needs of it."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def distance(self, delta: torch.Tensor) -> torch.Tensor:
+        """The norm of each perturbation, (B,)."""
+
+    @abstractmethod
+    def project(
+        self, delta: torch.Tensor, radius: float, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """The nearest (l2) point to each perturbation in the ball and the box at once."""
+
+    @abstractmethod
+    def random_point(self, streams: Streams, like: torch.Tensor, radius: float) -> torch.Tensor:
+        """A point drawn uniformly from the ball (not from the box), one a sample."""
+
+    @abstractmethod
+    def steepest_step(
+        self, gradient: torch.Tensor, length: float, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """The step of at most this length along which a linear function grows most.
+
+        `low` and `high` are the room left from where the step starts. Linf's steps may overshoot
+        the box, which the projection undoes pixel by pixel; those of l2 and l1 spend nothing on
+        pixels that cannot move.
+        """
+
+    @abstractmethod
+    def largest_radius(self, size: int) -> float:
+        """The radius beyond which the ball around any image of `size` values holds the box."""
+
+
+@dataclass(frozen=True)
+class Linf(Norm):
+    """The largest change of any pixel value."""
+
+    name: ClassVar[str] = "linf"
+
+    def distance(self, delta: torch.Tensor) -> torch.Tensor:
+        """The norm of each perturbation, (B,)."""
+        return delta.abs().flatten(1).amax(dim=1)
+
+    def project(
+        self, delta: torch.Tensor, radius: float, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """Clips each pixel's change to the radius and the box."""
+        return delta.clamp(-radius, radius).clamp_(low, high)
+
+    def random_point(self, streams: Streams, like: torch.Tensor, radius: float) -> torch.Tensor:
+        """Each pixel's change uniform in [-radius, radius]."""
+        return (streams.uniform(like.shape[1:], dtype=like.dtype) * 2 - 1) * radius
+
+    def steepest_step(
+        self, gradient: torch.Tensor, length: float, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """The sign of the gradient times the length."""
+        return gradient.sign() * length
+
+    def largest_radius(self, size: int) -> float:
+        """1: no pixel can change by more."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class L2(Norm):
+    """The Euclidean length of the perturbation."""
+
+    name: ClassVar[str] = "l2"
+
+    def distance(self, delta: torch.Tensor) -> torch.Tensor:
+        """The norm of each perturbation, (B,)."""
+        length: torch.Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        return length
+
+    def project(
+        self, delta: torch.Tensor, radius: float, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """Clips to the box what is shrunk towards the image, as little as it takes.
+
+        The nearest point is clip(s * delta) for the largest s <= 1 whose length fits. The length
+        is piecewise simple in s: fix the clipped pixels, solve for s, repeat; s only grows towards
+        the solution, and a handful of rounds find it.
+        """
+        projected = delta.clamp(low, high)
+        far = self.distance(projected) > radius
+        if not bool(far.any()):
+            return projected
+        wanted, low, high = delta[far].flatten(1), low[far].flatten(1), high[far].flatten(1)
+        scale = radius / torch.linalg.vector_norm(wanted, dim=1, keepdim=True)
+        for _ in range(20):
+            candidate = (wanted * scale).clamp(low, high)
+            free = candidate == wanted * scale
+            clipped = torch.where(free, 0, candidate).square().sum(dim=1, keepdim=True)
+            rest = torch.where(free, wanted, 0).square().sum(dim=1, keepdim=True)
+            better = ((radius**2 - clipped).clamp_min(0) / rest.clamp_min(1e-30)).sqrt()
+            better = better.clamp(max=1).maximum(scale)
+            if bool((better <= scale * (1 + 1e-6)).all()):
+                break
+            scale = better
+        candidate = (wanted * scale).clamp(low, high)
+        length = torch.linalg.vector_norm(candidate, dim=1, keepdim=True)
+        candidate *= (radius / length.clamp_min(1e-30)).clamp(max=1)
+        projected[far] = candidate.view_as(delta[far])
+        return projected
+
+    def random_point(self, streams: Streams, like: torch.Tensor, radius: float) -> torch.Tensor:
+        """A uniform direction, and a length that makes the ball's volume uniform."""
+        direction = streams.fork(1).normal(like.shape[1:], dtype=like.dtype)
+        share = streams.fork(2).uniform((1,), dtype=like.dtype)[:, 0]
+        length = radius * share ** (1 / like[0].numel())
+        return direction * _per_sample(length / self.distance(direction), like)
+
+    def steepest_step(
+        self, gradient: torch.Tensor, length: float, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """The gradient over the pixels that can follow it, scaled to the length."""
+        gradient = _movable(gradient, low, high)
+        # dividing by the largest entry first keeps tiny gradients from underflowing when squared
+        peak = _per_sample(gradient.abs().flatten(1).amax(dim=1), gradient)
+        gradient = gradient / torch.where(peak > 0, peak, 1)
+        size = _per_sample(self.distance(gradient), gradient)
+        return gradient * (length / size.clamp_min(1e-30))
+
+    def largest_radius(self, size: int) -> float:
+        """The length of the box's diagonal."""
+        return math.sqrt(size)
+
+
+@dataclass(frozen=True)
+class L1(Norm):
+    """The sum of all changes of pixel values."""
+
+    name: ClassVar[str] = "l1"
+
+    def distance(self, delta: torch.Tensor) -> torch.Tensor:
+        """The norm of each perturbation, (B,)."""
+        return delta.abs().flatten(1).sum(dim=1)
+
+    def project(
+        self, delta: torch.Tensor, radius: float, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """Shrinks every change by the same amount, to 0 at most, and clips to the box.
+
+        The nearest point is sign(d) * min(max(|d| - t, 0), room) for the t at which its sum is the
+        radius; that sum is piecewise linear in t, with a kink wherever a pixel starts to count and
+        wherever its room is used up, so sorting the kinks finds t exactly (the box belongs into
+        the projection: Croce & Hein 2021, "Mind the box").
+        """
+        projected = delta.clamp(low, high)
+        far = self.distance(projected) > radius
+        if not bool(far.any()):
+            return projected
+        wanted = delta[far].flatten(1)
+        room = torch.where(wanted > 0, high[far].flatten(1), -low[far].flatten(1))
+        size = wanted.abs()
+        kinks = torch.cat([size, size - room], dim=1).clamp_min_(0)
+        slopes = torch.cat([torch.ones_like(size), -torch.ones_like(size)], dim=1)
+        kinks, order = kinks.sort(dim=1, descending=True)
+        counting = slopes.gather(1, order).cumsum(dim=1)
+        gaps = kinks[:, :-1] - kinks[:, 1:]
+        sums = torch.cat([torch.zeros_like(kinks[:, :1]), (counting[:, :-1] * gaps).cumsum(1)], 1)
+        # the segment in which the sum passes the radius, from large t to small
+        last = ((sums <= radius).sum(dim=1, keepdim=True) - 1).clamp_min(0)
+        excess = (radius - sums.gather(1, last)) / counting.gather(1, last).clamp_min(1)
+        shrink = kinks.gather(1, last) - excess
+        shrunk = wanted.sign() * (size - shrink).clamp_min(0).minimum(room)
+        total = shrunk.abs().sum(dim=1, keepdim=True)
+        shrunk *= (radius / total.clamp_min(1e-30)).clamp(max=1)
+        projected[far] = shrunk.view_as(delta[far])
+        return projected
+
+    def random_point(self, streams: Streams, like: torch.Tensor, radius: float) -> torch.Tensor:
+        """Uniform in the cross-polytope: normalised exponentials with random signs."""
+        size = like[0].numel()
+        # with one entry more than pixels the normalised ones fill the ball, not its surface
+        spread = streams.fork(1).exponential((size + 1,), dtype=like.dtype)
+        signs = streams.fork(2).uniform((size,), dtype=like.dtype).sub_(0.5).sign_()
+        point = spread[:, :size] / spread.sum(dim=1, keepdim=True) * signs * radius
+        return point.view_as(like)
+
+    def steepest_step(
+        self, gradient: torch.Tensor, length: float, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """All of the length on the steepest pixels, each as far as the box lets it."""
+        flat = _movable(gradient, low, high).flatten(1)
+        room = torch.where(flat > 0, high.flatten(1), -low.flatten(1))
+        room = torch.where(flat == 0, 0, room)
+        order = flat.abs().argsort(dim=1, descending=True)
+        steps = room.gather(1, order)
+        used_before = steps.cumsum(dim=1) - steps
+        steps = steps.minimum((length - used_before).clamp_min(0))
+        return torch.zeros_like(flat).scatter_(1, order, steps).mul_(flat.sign()).view_as(gradient)
+
+    def largest_radius(self, size: int) -> float:
+        """The number of pixel values."""
+        return float(size)
+
+
+def _movable(gradient: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """The gradient without the pixels that stand at the end of the box it points to."""
+    blocked = ((gradient > 0) & (high <= 0)) | ((gradient < 0) & (low >= 0))
+    return gradient.masked_fill(blocked, 0)
+
+
+NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1())}
+
+
+def norm_named(name: str) -> Norm:
+    """The norm of that name.
+
+    Raises:
+        ConfigurationError: there is no such norm.
+    """
+    found = NORMS.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise ConfigurationError(
+            f"There is no norm {name!r}. There are: {', '.join(NORMS)} (as in norm='linf')."
+        )
+    return found

@@ -1,0 +1,145 @@
+"""What an attack wants: a goal says which label it speaks of and when it is reached."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from notsure.core.checks import check_labels
+from notsure.core.errors import ConfigurationError, InputError
+from notsure.core.target import Response
+
+
+def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The largest other logit minus the label's, (B,): positive where the label is not chosen."""
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.amax(dim=1) - own[:, 0]
+
+
+@dataclass(frozen=True)
+class Goal(ABC):
+    """What counts as success.
+
+    `labels` is resolved once per attack from the clean answer; everything else takes the resolved
+    labels, so that a goal can be checked on any part of the batch.
+    """
+
+    targeted: ClassVar[bool] = False
+    """Whether the label is to be reached (True) or left (False)."""
+
+    @abstractmethod
+    def labels(self, clean_logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The label that the goal speaks of, int64 (B,), for samples of true label `y`."""
+
+    @abstractmethod
+    def reached(self, response: Response, labels: torch.Tensor) -> torch.Tensor:
+        """Where the goal is reached, bool (B,)."""
+
+    @property
+    def undetected(self) -> bool:
+        """Whether the answer also has to be accepted."""
+        return False
+
+
+@dataclass(frozen=True)
+class _ClassGoal(Goal):
+    confidence: float = 0.0
+    """The logit margin (kappa) that success takes beyond the decision itself."""
+
+    def __post_init__(self) -> None:
+        if not self.confidence >= 0:
+            raise ConfigurationError(
+                f"confidence (kappa) is a logit margin, at least 0; got {self.confidence}."
+            )
+
+    def reached(self, response: Response, labels: torch.Tensor) -> torch.Tensor:
+        """Where the decision is the wanted one by at least `confidence`."""
+        away = response.prediction != labels
+        by = margin(response.logits, labels)
+        if self.targeted:
+            return ~away & (-by >= self.confidence)
+        return away & (by >= self.confidence)
+
+
+@dataclass(frozen=True)
+class Misclassified(_ClassGoal):
+    """Any label but the true one."""
+
+    def labels(self, clean_logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The true labels."""
+        return y
+
+
+@dataclass(frozen=True, eq=False)
+class Targeted(_ClassGoal):
+    """One wanted label.
+
+    Attributes:
+        label: the wanted label of all samples, or of each, int64 (B,).
+    """
+
+    targeted: ClassVar[bool] = True
+    label: int | torch.Tensor = 0
+
+    def labels(self, clean_logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The wanted labels.
+
+        Raises:
+            InputError: a wanted label is no class, or the true one.
+        """
+        if isinstance(self.label, int):
+            wanted = torch.full_like(y, self.label)
+        else:
+            wanted = self.label.to(y.device)
+        wanted = check_labels(wanted, count=len(y), num_classes=clean_logits.shape[1])
+        same = int((wanted == y).sum())
+        if same:
+            raise InputError(
+                f"{same} of {len(y)} targets equal the true label: leave these samples out, or "
+                "choose other targets, such as (y + 1) % num_classes."
+            )
+        return wanted
+
+
+@dataclass(frozen=True)
+class LeastLikely(_ClassGoal):
+    """The label that the target finds least likely for the clean image."""
+
+    targeted: ClassVar[bool] = True
+
+    def labels(self, clean_logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The label of the smallest clean logit; the next one where that is the true label."""
+        return clean_logits.scatter(1, y[:, None], torch.inf).argmin(dim=1)
+
+
+@dataclass(frozen=True)
+class Undetected(Goal):
+    """A goal that has to be reached by an accepted answer.
+
+    Attributes:
+        goal: what the answer has to be.
+    """
+
+    goal: Goal
+
+    @property
+    def targeted(self) -> bool:  # type: ignore[override]
+        """As the goal it wraps."""
+        return self.goal.targeted
+
+    @property
+    def undetected(self) -> bool:
+        """True."""
+        return True
+
+    def labels(self, clean_logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The labels of the goal it wraps."""
+        return self.goal.labels(clean_logits, y)
+
+    def reached(self, response: Response, labels: torch.Tensor) -> torch.Tensor:
+        """Where the goal it wraps is reached and the answer accepted."""
+        return self.goal.reached(response, labels) & response.accepted

@@ -1,0 +1,1 @@
+"""What every part stands on: targets, checks, randomness, errors, files."""

@@ -1,0 +1,66 @@
+"""Working on somebody's network without leaving a trace."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def undisturbed(target: object, device: torch.device | None = None) -> Iterator[None]:
+    """Evaluation mode inside; every submodule's mode and the global random state as before, after.
+
+    Args:
+        target: whatever is used inside; a module is put into evaluation mode, anything else is
+            left alone.
+        device: where the work happens, so that this device's generator is restored too.
+    """
+    modes = (
+        [(module, module.training) for module in target.modules()]
+        if isinstance(target, nn.Module)
+        else []
+    )
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            for module, _ in modes:
+                module.training = False
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Torch's global generators start from `seed` inside and go on as before, after.
+
+    For what draws from them and cannot be told otherwise: initial weights and dropout.
+    """
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed that is a function of its parts, such as (seed, "order", epoch)."""
+    text = "/".join(str(part) for part in parts).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and values of everything in the module's state."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""Kernel density in feature space (K-density), the detector of pang and lemesle."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+
+from notsure.core.errors import ConfigurationError, InputError
+from notsure.detectors.base import Detector
+from notsure.observation import Observation
+
+BLOCK_ELEMENTS = 1 << 24
+"""Entries of the largest distance matrix held at a time (64 MiB in float32)."""
+
+
+def log_kernel_density(z: torch.Tensor, points: torch.Tensor, bandwidth: float) -> torch.Tensor:
+    """Log of the mean over points of exp(-|z - z_i|^2 / bandwidth^2).
+
+    Distances come from matrix products, centred first so that no digits are lost to the features'
+    common offset; the sum is taken in the log domain, so that it neither under- nor overflows.
+
+    Args:
+        z: where to evaluate, (B, D).
+        points: the kernel's centres, (N, D).
+        bandwidth: sigma.
+
+    Returns:
+        (B,), at most 0, with gradients to `z`.
+    """
+    centre = points.mean(dim=0)
+    points, z = points - centre, z - centre
+    sizes = points.square().sum(dim=1)
+    rows = max(1, BLOCK_ELEMENTS // len(points))
+    parts = []
+    for block in torch.split(z, rows):
+        squared = (block.square().sum(dim=1)[:, None] + sizes) - 2 * (block @ points.T)
+        parts.append(torch.logsumexp(-squared.clamp_min(0) / bandwidth**2, dim=1))
+    return torch.cat(parts) - math.log(len(points))
+
+
+class KDensity(Detector):
+    """Minus the log kernel density of the features among the predicted class's training points.
+
+    Pang et al. 2018, section 3.3 (after Feinman et al. 2017):
+    KD(x) = 1/|X_c| sum over x_i in X_c of exp(-|z_i - z|^2 / sigma^2), where c is the predicted
+    class of x and X_c the training points with the *label* c. The score is -log KD.
+
+    Args:
+        bandwidth: sigma, in units of the features. By default, when fitting, the one under which
+            held-out training features are most likely (leave-one-out, over a grid of powers of
+            sqrt(2) around the spread of the classes). The reports: `KDensity.PANG_CE` (sigma^2 =
+            1/0.26) and `KDensity.PANG_RCE` (sigma^2 = 0.1/0.26) for ResNet-32.
+        max_points: at most so many training points a class, spread evenly over the order in which
+            they came; None keeps all.
+
+    Raises:
+        ConfigurationError: bandwidth or max_points is not positive.
+    """
+
+    PANG_CE: ClassVar[float] = math.sqrt(1 / 0.26)
+    PANG_RCE: ClassVar[float] = math.sqrt(0.1 / 0.26)
+
+    needs_features = True
+    needs_fit = True
+
+    points: torch.Tensor
+    offsets: torch.Tensor
+    sigma: torch.Tensor
+
+    def __init__(self, *, bandwidth: float | None = None, max_points: int | None = None) -> None:
+        super().__init__()
+        if bandwidth is not None and not (bandwidth > 0 and math.isfinite(bandwidth)):
+            raise ConfigurationError(f"bandwidth (sigma) has to be > 0; got {bandwidth!r}.")
+        if max_points is not None and max_points < 1:
+            raise ConfigurationError(f"max_points has to be at least 1; got {max_points!r}.")
+        self.bandwidth, self.max_points = bandwidth, max_points
+        self._features: list[torch.Tensor] = []
+        self._labels: list[torch.Tensor] = []
+        self.register_buffer("points", torch.empty(0, 0))
+        self.register_buffer("offsets", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("sigma", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it has points."""
+        return len(self.points) > 0
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"bandwidth": self.bandwidth, "max_points": self.max_points}
+
+    def update(self, observation: Observation, y: torch.Tensor) -> None:
+        """Takes in the features of a batch."""
+        self._features.append(observation.features.detach())
+        self._labels.append(y)
+
+    def finish(self, num_classes: int) -> None:
+        """Sorts the points by class and chooses the bandwidth.
+
+        Raises:
+            InputError: a class has no training point.
+        """
+        features, labels = torch.cat(self._features), torch.cat(self._labels)
+        self._features, self._labels = [], []
+        classes = []
+        for number in range(num_classes):
+            of_class = features[labels == number]
+            if len(of_class) == 0:
+                raise InputError(
+                    f"KDensity needs training points of every class; class {number} of "
+                    f"{num_classes} has none. Fit on data in which each class occurs."
+                )
+            if self.max_points is not None and len(of_class) > self.max_points:
+                taken = torch.linspace(0, len(of_class) - 1, self.max_points).round().long()
+                of_class = of_class[taken.to(of_class.device)]
+            classes.append(of_class)
+        sizes = torch.tensor([0, *(len(of_class) for of_class in classes)])
+        self.points = torch.cat(classes).clone()
+        self.offsets = sizes.cumsum(0)
+        sigma = self.bandwidth or likeliest_bandwidth(classes)
+        self.sigma = torch.tensor(sigma, dtype=torch.float64)
+
+    def score(self, observation: Observation) -> torch.Tensor:
+        """-log KD(x), (B,), at least 0."""
+        self.require_fitted()
+        features, prediction = observation.features, observation.prediction
+        bandwidth = float(self.sigma)
+        bounds = self.offsets.tolist()
+        rows, densities = [], []
+        for number in torch.unique(prediction).tolist():
+            mine = (prediction == number).nonzero().flatten()
+            points = self.points[bounds[number] : bounds[number + 1]].to(features.dtype)
+            rows.append(mine)
+            densities.append(log_kernel_density(features[mine], points, bandwidth))
+        order = torch.cat(rows).argsort()
+        return -torch.cat(densities)[order]
+
+
+def likeliest_bandwidth(classes: list[torch.Tensor], *, sample: int = 400) -> float:
+    """The bandwidth under which each class's points are likeliest given its other points.
+
+    Args:
+        classes: the features of each class, (N_c, D).
+        sample: at most so many points of each class are looked at.
+
+    Returns:
+        sigma, chosen from a grid of factors sqrt(2) that spans 2^-8 to 2^2 times the
+        root-mean-square distance to the class's mean.
+    """
+    spread = math.sqrt(
+        sum(float((c.double() - c.double().mean(0)).square().sum()) for c in classes)
+        / sum(len(c) for c in classes)
+    )
+    if spread == 0:
+        return 1.0
+    grid = [spread * 2 ** (step / 2) for step in range(-16, 5)]
+    likelihood = torch.zeros(len(grid), dtype=torch.float64)
+    for of_class in classes:
+        points = of_class[:: -(-len(of_class) // sample)].double()
+        if len(points) < 2:
+            continue
+        squared = torch.cdist(points, points).square().fill_diagonal_(torch.inf)
+        for index, sigma in enumerate(grid):
+            density = torch.logsumexp(-squared / sigma**2, dim=1) - math.log(len(points) - 1)
+            normaliser = 0.5 * points.shape[1] * math.log(math.pi * sigma**2)
+            likelihood[index] += (density - normaliser).sum().cpu()
+    if not bool(likelihood.any()):
+        return spread
+    return grid[int(likelihood.argmax())]

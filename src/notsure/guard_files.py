@@ -1,0 +1,168 @@
+"""A guard as a folder: what is written, and what is checked when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import notsure
+from notsure.classifier import Classifier
+from notsure.core.errors import CheckpointError, ConfigurationError, NotFittedError
+from notsure.core.state import weights_hash
+from notsure.core.storage import load_json, load_tensors, save_json, save_tensors, writable_folder
+from notsure.detectors.base import Detector
+from notsure.models import architecture_of, build
+
+if TYPE_CHECKING:
+    from notsure.guard import Guard
+
+FORMAT = 1
+DESCRIPTION, WEIGHTS, STATE = "guard.json", "classifier.safetensors", "detectors.safetensors"
+
+
+def save_guard(guard: Guard, folder: str | Path) -> Path:
+    """See `Guard.save`."""
+    if guard.rejects and guard.calibration is None:
+        raise NotFittedError("The guard has no thresholds yet: calibrate it before saving it.")
+    folder = writable_folder(folder)
+    classifier = guard.classifier
+    architecture = architecture_of(classifier.module)
+    files = {STATE: {**guard.detectors.state_dict(), **_prefixed("seen", guard.seen)}}
+    if architecture is not None:
+        files[WEIGHTS] = dict(classifier.module.state_dict())
+    for name, tensors in files.items():
+        save_tensors(folder / name, tensors)
+    # last of all, so that a folder with a description is a whole one
+    save_json(
+        folder / DESCRIPTION,
+        {
+            "format": FORMAT,
+            "notsure": notsure.__version__,
+            "classifier": {
+                "architecture": None if architecture is None else asdict(architecture),
+                "module": type(classifier.module).__name__,
+                "settings": classifier.settings(),
+                "weights": weights_hash(classifier.module),
+            },
+            "detectors": [
+                {"name": name, "type": type(part).__name__, "settings": part.settings()}
+                for name, part in guard.detectors.items()
+                if isinstance(part, Detector)
+            ],
+            "calibration": None if guard.calibration is None else asdict(guard.calibration),
+            "files": {name: _digest(folder / name) for name in files},
+        },
+    )
+    return folder
+
+
+def load_guard(folder: str | Path, classifier: Classifier | None) -> Guard:
+    """See `Guard.load`."""
+    from notsure.guard import Calibration, Guard
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no folder {str(folder)!r}: give one that save() wrote.")
+    content = load_json(folder / DESCRIPTION)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{str(folder)!r} has guard format {content.get('format')!r}; this version of notsure "
+            f"({notsure.__version__}) reads format {FORMAT}. Save it again with this version."
+        )
+    try:
+        for name, digest in content["files"].items():
+            if not (folder / name).is_file() or _digest(folder / name) != digest:
+                raise CheckpointError(
+                    f"{name} in {str(folder)!r} is missing or was changed after it was saved: "
+                    "restore it, or save the guard again."
+                )
+        classifier = _classifier(content["classifier"], folder, classifier)
+        tensors, _ = load_tensors(folder / STATE)
+        detectors = {
+            entry["name"]: _detector(entry, _under(f"{entry['name']}.", tensors))
+            for entry in content["detectors"]
+        }
+        guard = Guard(classifier, detectors).to(classifier.device)
+        if content["calibration"] is not None:
+            guard.calibration = Calibration(**content["calibration"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{DESCRIPTION} in {str(folder)!r} is not one of ours, or was changed by hand "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    guard.seen = _under("seen.", tensors)
+    guard.eval()
+    return guard
+
+
+def _classifier(content: Mapping[str, Any], folder: Path, given: Classifier | None) -> Classifier:
+    architecture, settings = content["architecture"], content["settings"]
+    if given is None:
+        if architecture is None:
+            raise CheckpointError(
+                f"The guard in {str(folder)!r} stands before a {content['module']}, which is not "
+                "one of notsure's architectures: hand it in, Guard.load(folder, classifier=...)."
+            )
+        try:
+            module = build(architecture["name"], **architecture["arguments"])
+            weights, _ = load_tensors(folder / WEIGHTS)
+            module.load_state_dict(weights)
+        except (ConfigurationError, RuntimeError) as error:
+            raise CheckpointError(f"The classifier cannot be rebuilt: {error}") from error
+        given = Classifier(
+            module,
+            mean=settings["mean"] if len(settings["mean"]) > 1 else settings["mean"][0],
+            std=settings["std"] if len(settings["std"]) > 1 else settings["std"][0],
+            reverse_logits=settings["reverse_logits"],
+            features=settings["features"],
+        )
+        given.eval()
+    if weights_hash(given.module) != content["weights"]:
+        raise CheckpointError(
+            "The classifier's weights are not those that the guard was fitted and calibrated for: "
+            "load the right ones, or fit and calibrate a new guard."
+        )
+    if given.settings() != settings:
+        raise CheckpointError(
+            f"The classifier's settings {given.settings()} are not those that the guard was made "
+            f"for, {settings}."
+        )
+    return given
+
+
+def _detector(entry: Mapping[str, Any], state: dict[str, torch.Tensor]) -> Detector:
+    kinds = Detector.kinds()
+    if entry["type"] not in kinds:
+        raise CheckpointError(
+            f"The guard needs a detector {entry['type']!r}, which is not known here: import the "
+            "module that defines it first."
+        )
+    detector = kinds[entry["type"]](**entry["settings"])
+    detector.empty_state(state)
+    detector.load_state_dict(state)
+    return detector
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
