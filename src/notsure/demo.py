@@ -17,7 +17,7 @@ def default_recipe(architecture: str, epochs: int | None, seed: int) -> Recipe:
     """A recipe that suits the architecture; `epochs` overrides how long it trains."""
     if architecture.startswith("resnet"):
         # pang B.1's optimizer; one cycle in place of its 20,000 steps of piecewise rates
-        return Recipe(epochs=epochs or 6, learning_rate=0.1, schedule="one-cycle", seed=seed)
+        return Recipe(epochs=epochs or 4, learning_rate=0.1, schedule="one-cycle", seed=seed)
     return Recipe(
         epochs=epochs or 30,
         optimizer="adamw",
