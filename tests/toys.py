@@ -116,7 +116,7 @@ def _distance_to(weight: Array, bias: Array, x: Array, wanted: int, norm: str) -
             constraints={
                 "type": "ineq",
                 "fun": lambda d: limits - rows @ d,
-                "jac": lambda d: -rows,
+                "jac": lambda _: -rows,
             },
             method="SLSQP",
             options={"maxiter": 500, "ftol": 1e-14},

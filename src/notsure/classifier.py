@@ -65,9 +65,9 @@ class Classifier(nn.Module):
         self.module = module
         self.reverse_logits = reverse_logits
         self.features_name = features
-        self.channels = _channels(module, mean, std)
         self.register_buffer("mean", _statistic(mean, 0.0, "mean"), persistent=False)
         self.register_buffer("std", _statistic(std, 1.0, "std"), persistent=False)
+        self.channels = _channels(module, mean, std)
         if not bool((self.std > 0).all()):
             raise ConfigurationError(f"std has to be positive; got {std!r}.")
         self._probed = False

@@ -112,6 +112,8 @@ def _classifier(content: Mapping[str, Any], folder: Path, given: Classifier | No
             module = build(architecture["name"], **architecture["arguments"])
             weights, _ = load_tensors(folder / WEIGHTS)
             module.load_state_dict(weights)
+            # as training leaves it: faster, and the same to the bit
+            module.to(memory_format=torch.channels_last)
         except (ConfigurationError, RuntimeError) as error:
             raise CheckpointError(f"The classifier cannot be rebuilt: {error}") from error
         given = Classifier(

@@ -112,12 +112,13 @@ class Attack(ABC):
                 f"{self.name} needs gradients, which {type(target).__name__} does not have: use an "
                 "attack that needs none, such as RandomNoise."
             )
-        x, y = _checked(target, x, y)
+        with torch.inference_mode(False):
+            x, y = _checked(target, x, y)
         if self.budget is not None:
             _check_budget(self.budget, x[0].numel())
         goal = goal or self.default_goal(target)
         parts = []
-        with undisturbed(target, x.device), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), undisturbed(target, x.device):
             keys = content_keys(x)
             for start in range(0, len(x), batch_size):
                 rows = slice(start, start + batch_size)
@@ -184,9 +185,9 @@ def _checked(target: Target, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Te
         x = classifier.check(x)
     else:
         check_images(x)
-        x = x.detach()
-    y = check_labels(y, count=len(x))
-    return x.clamp(0, 1), y.to(x.device)
+    y = check_labels(y, count=len(x)).to(x.device)
+    # a caller in inference mode hands in tensors that no graph may hold: work on copies
+    return x.detach().clamp(0, 1), y.clone()
 
 
 def _check_budget(budget: Budget, size: int) -> None:

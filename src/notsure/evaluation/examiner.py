@@ -18,7 +18,7 @@ from notsure.core.checks import check_labels, parse_size
 from notsure.core.errors import ConfigurationError, NotFittedError, VerificationError
 from notsure.core.progress import progress_bar
 from notsure.core.state import undisturbed, weights_hash
-from notsure.core.target import Adversarial
+from notsure.core.target import Adversarial, Target
 from notsure.evaluation.records import SCORE, Records
 from notsure.evaluation.threats import CLEAN, Threat, threat_named
 from notsure.guard import Guard, Verdict
@@ -26,6 +26,10 @@ from notsure.guard import Guard, Verdict
 TIE_TOLERANCE = 1e-3
 """Decisions closer than this may flip by rounding: a share of the logits' size for the class, and
 of the distance from clean median to threshold for the rejection."""
+
+
+_Shared = dict[tuple[int, str, int], tuple[Adversarial, float]]
+"""What attacks on a classifier found, by (target, attack, first row), for all guards around it."""
 
 
 def evaluate(
@@ -80,7 +84,10 @@ def evaluate(
         raise ConfigurationError("There is no threat: give 'oblivious', 'white-box' or both.")
     if len({threat.name for threat in runs}) < len(runs):
         raise ConfigurationError("A threat is given twice: give each once.")
-    examiners = {name: _Examiner(name, one, x, y, seed, batch_size) for name, one in guards.items()}
+    shared: _Shared = {}
+    examiners = {
+        name: _Examiner(name, one, x, y, seed, batch_size, shared) for name, one in guards.items()
+    }
     total = len(x) * len(guards) * len(runs) * len(variants)
     batches: list[dict[str, Any]] = []
     with progress_bar("attacking", total, shown=progress) as advance:
@@ -112,13 +119,21 @@ class _Examiner:
     """One guard under examination."""
 
     def __init__(
-        self, name: str, guard: Guard, x: torch.Tensor, y: torch.Tensor, seed: int, batch_size: int
+        self,
+        name: str,
+        guard: Guard,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        seed: int,
+        batch_size: int,
+        shared: _Shared,
     ) -> None:
         if guard.rejects and guard.calibration is None:
             raise NotFittedError(
                 f"The guard {name!r} is not calibrated: call .calibrate(x_clean, fpr=0.01) first."
             )
         self.name, self.guard, self.seed, self.batch_size = name, guard, seed, batch_size
+        self.shared = shared
         self.x = guard.classifier.check(x)
         self.y = check_labels(y, count=len(x)).to(self.x.device)
         guard.refuse_seen(self.x, "testing")
@@ -181,9 +196,7 @@ class _Examiner:
         columns = []
         for start in range(0, len(self.x), self.batch_size):
             rows = slice(start, min(start + self.batch_size, len(self.x)))
-            began = time.perf_counter()
-            found = attack(target, self.x[rows], self.y[rows], seed=self.seed)
-            seconds = (time.perf_counter() - began) / len(found.x)
+            found, seconds = self._attacked(attack, target, rows)
             verdict, ties = self._verdict(found.x)
             if target is self.guard:
                 self._confirm(attack, found, verdict, ties, self.y[rows])
@@ -206,6 +219,18 @@ class _Examiner:
             columns.append(part)
             advance(count, f"{self.name}: {threat.name} {attack.name}")
         return columns
+
+    def _attacked(self, attack: Attack, target: Target, rows: slice) -> tuple[Adversarial, float]:
+        """The attack's results and its seconds per image; run once for guards that share both."""
+        key = (id(target), attack.identity, rows.start)
+        if key in self.shared:
+            return self.shared[key]
+        began = time.perf_counter()
+        found = attack(target, self.x[rows], self.y[rows], seed=self.seed)
+        result = (found, (time.perf_counter() - began) / len(found.x))
+        if target is not self.guard:
+            self.shared[key] = result
+        return result
 
     def _confirm(
         self,

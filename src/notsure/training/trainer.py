@@ -21,7 +21,7 @@ from notsure.core.checks import check_images, check_labels
 from notsure.core.errors import CheckpointError, ConfigurationError, NotSureError
 from notsure.core.hardware import gains_from_bf16
 from notsure.core.progress import progress_bar
-from notsure.core.state import derived_seed, seeded
+from notsure.core.state import derived_seed, seeded, tensors_hash
 from notsure.core.storage import load_tensors, save_tensors, writable_folder
 from notsure.data import Images
 from notsure.models import architecture_of
@@ -138,11 +138,7 @@ class _Run:
         return {
             "objective": f"{type(self.objective).__name__}{asdict(self.objective)}",
             "recipe": json.dumps(asdict(self.recipe), sort_keys=True),
-            "images": [
-                *self.pixels.shape,
-                int(self.pixels[::97].double().sum()),
-                str(self.labels.sum().item()),
-            ],
+            "images": tensors_hash({"pixels": self.pixels, "labels": self.labels}),
             "network": type(self.classifier.module).__name__
             if architecture is None
             else json.dumps(asdict(architecture), sort_keys=True),

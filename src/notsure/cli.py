@@ -1,0 +1,111 @@
+"""The command line; whatever needs torch is imported when a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import notsure
+
+app = typer.Typer(
+    name="notsure",
+    help="Attack, harden and guard image classifiers, and measure honestly what is left.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(notsure.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Attack, harden and guard image classifiers, and measure honestly what is left."""
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        str,
+        typer.Option(
+            help="'digits', a local folder (data set, images, IDX files), an .npz, or a hub id."
+        ),
+    ] = "digits",
+    arch: Annotated[
+        str | None, typer.Option(help="Architecture, such as resnet32; fits the images if left.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/demo"),
+    epochs: Annotated[int | None, typer.Option(help="Training epochs of each network.")] = None,
+    count: Annotated[int, typer.Option(help="How many test images are attacked.")] = 500,
+    eps: Annotated[
+        list[str] | None, typer.Option(help="linf budget, such as 0.3 or 8/255; may be repeated.")
+    ] = None,
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(help="K-density, confidence or non-ME; may be repeated, a guard of each."),
+    ] = None,
+    fpr: Annotated[float, typer.Option(help="Share of clean images a guard may reject.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="Seed of weights, training and attacks.")] = 0,
+) -> None:
+    """Train two networks (CE, RCE), guard them, attack the guards, write the report."""
+    from rich.console import Console
+
+    from notsure.demo import EPS, run_demo
+    from notsure.report import console_table
+
+    try:
+        result = run_demo(
+            data,
+            out,
+            architecture=arch,
+            epochs=epochs,
+            count=count,
+            eps=eps or EPS,
+            detectors=detector or ["K-density"],
+            fpr=fpr,
+            seed=seed,
+        )
+    except KeyboardInterrupt:
+        typer.echo("notsure: interrupted; the same command goes on with the training.", err=True)
+        raise typer.Exit(130) from None
+    console = Console()
+    console.print(console_table(result.records))
+    for name in ("report.html", "records.parquet"):
+        console.print(f"wrote {result.folder / name}", soft_wrap=True)
+
+
+@app.command()
+def report(
+    records: Annotated[Path, typer.Argument(help="A records.parquet, or the folder it is in.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; report.html beside the records if left.")
+    ] = None,
+) -> None:
+    """Write the report of a run again from its records."""
+    from notsure.evaluation import Records
+    from notsure.report import write_report
+
+    if records.is_dir():
+        records = records / "records.parquet"
+    page = write_report(Records.read(records), out or records.with_name("report.html"))
+    typer.echo(f"wrote {page}")
+
+
+def main() -> None:
+    """Runs the command line; errors of ours are told in a sentence, without a traceback."""
+    try:
+        app()
+    except notsure.NotSureError as error:
+        typer.echo(f"notsure: {error}", err=True)
+        sys.exit(1)
