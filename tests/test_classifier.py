@@ -69,7 +69,7 @@ def test_the_last_layer_is_the_one_that_yields_the_logits() -> None:
 def test_features_that_are_not_known_have_to_be_named() -> None:
     module = _Odd(scaled=True)
     x = torch.rand(4, 1, 6, 6)
-    with pytest.raises(UnsupportedError, match="features='...'"):
+    with pytest.raises(UnsupportedError, match=r"features='\.\.\.'"):
         ns.Classifier(module).logits_and_features(x)
     named = ns.Classifier(module, features="body")
     assert torch.equal(named.logits_and_features(x)[1], module.body(x))

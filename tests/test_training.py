@@ -72,11 +72,8 @@ def test_a_resumed_training_is_the_same_to_the_bit(tmp_path: Path, optimizer: An
     train(whole, blobs(100, 0), recipe=recipe, progress=False)
     path = tmp_path / "checkpoint.safetensors"
 
-    class Stop(Exception):
-        pass
-
     for stop_at in (2, 6):  # in the middle of the first epoch, and of the second
-        calls = []
+        calls: list[int] = []
 
         def stop(
             *_: object, calls: list[int] = calls, stop_at: int = stop_at, **__: object
@@ -164,8 +161,8 @@ def test_what_does_not_go_together() -> None:
         train(fresh(), blobs(64, 0), objective=ReverseCrossEntropy())
     with pytest.raises(ConfigurationError, match="reverse_logits=False"):
         train(fresh(reverse_logits=True), blobs(64, 0))
+    x, y = blobs(64, 0)
     with pytest.raises(InputError, match="divide by 255"):
-        x, y = blobs(64, 0)
         train(fresh(), (x * 255, y))
     with pytest.raises(NotSureError, match="lower the learning rate"):
         train(fresh(), blobs(64, 0), recipe=replace(RECIPE, learning_rate=1e30), progress=False)

@@ -80,7 +80,8 @@ def demo(
         typer.echo("notsure: interrupted; the same command goes on with the training.", err=True)
         raise typer.Exit(130) from None
     console = Console()
-    console.print(console_table(result.records))
+    for table in console_table(result.records):
+        console.print(table)
     for name in ("report.html", "records.parquet"):
         console.print(f"wrote {result.folder / name}", soft_wrap=True)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from notsure import data, models
-from notsure.attacks import BIM, FGSM, ILCM, PGD
+from notsure.attacks import BIM, FGSM, ILCM, PGD, Attack
 from notsure.classifier import Classifier
 from notsure.core.errors import ConfigurationError
 from notsure.core.state import seeded
@@ -83,6 +83,10 @@ def run_demo(
     unknown = [name for name in detectors if name not in DETECTORS]
     if unknown or not detectors:
         raise ConfigurationError(f"detectors are some of {', '.join(DETECTORS)}; got {unknown}.")
+    if count < 1 or (epochs is not None and epochs < 1):
+        raise ConfigurationError(f"count and epochs are at least 1; got {count} and {epochs}.")
+    # budgets that do not fit are told before anything is trained
+    attacks = [attack for one in eps for attack in _attacks(one)]
     folder = writable_folder(out)
     split = data.load(source)
     split.record.save(folder / "split.json")
@@ -109,8 +113,7 @@ def run_demo(
         guards,
         test.x,
         test.y,
-        attacks=[FGSM(), BIM(), ILCM(), PGD(steps=20)],
-        eps=eps,
+        attacks=attacks,
         seed=seed,
         data=f"{source} ({len(test)} test images)",
         class_names=test.class_names,
@@ -119,6 +122,10 @@ def run_demo(
     records.write(folder / "records.parquet")
     write_report(records, folder / "report.html")
     return Result(records=records, folder=folder)
+
+
+def _attacks(eps: float | str) -> list[Attack]:
+    return [FGSM(eps=eps), BIM(eps=eps), ILCM(eps=eps), PGD(eps=eps, steps=20)]
 
 
 def _suitable(images: Images) -> str:
