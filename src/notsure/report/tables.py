@@ -1,0 +1,300 @@
+"""The tables of a report: rows from records, with the threats side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from notsure.core.errors import ConfigurationError
+from notsure.evaluation.metrics import (
+    WORST_CASE,
+    Detection,
+    RobustnessRow,
+    detection,
+    robustness,
+)
+from notsure.evaluation.records import Records
+from notsure.evaluation.threats import CLEAN, THREATS
+from notsure.report.formatting import budget_text, number, rate_short, rate_text, setting_text
+
+_Key = tuple[str, str, str, str | None, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessLine:
+    """What is left of a guard under one attack at one eps, all threats side by side.
+
+    Attributes:
+        guard: its name.
+        attack: the attack's name, with the settings that tell it from others of its class; or
+            "worst case".
+        norm: of the budget; None for attacks without one.
+        eps: the budget in [0,1] pixel units; None for attacks without one.
+        by_threat: the row of each threat that this attack was run under.
+    """
+
+    guard: str
+    attack: str
+    norm: str | None
+    eps: float | None
+    by_threat: Mapping[str, RobustnessRow]
+
+    @property
+    def worst(self) -> bool:
+        """Whether this is the worst case over all attacks."""
+        return self.attack == WORST_CASE
+
+    @property
+    def strongest(self) -> RobustnessRow:
+        """The row of the threat that knows most."""
+        return self.by_threat[strongest_threat(list(self.by_threat))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionLine:
+    """How well a detector tells one attack's images from clean ones, all threats side by side.
+
+    Attributes:
+        guard: its name.
+        detector: the detector's name.
+        attack: as in `RobustnessLine`.
+        norm: of the budget; None for attacks without one.
+        eps: the budget in [0,1] pixel units; None for attacks without one.
+        by_threat: the figures of each threat that this attack was run under.
+    """
+
+    guard: str
+    detector: str
+    attack: str
+    norm: str | None
+    eps: float | None
+    by_threat: Mapping[str, Detection]
+
+
+def check_records(records: Records) -> None:
+    """Refuses records that no report can be made of.
+
+    Raises:
+        ConfigurationError: there are none, or of no attack, or of several seeds.
+    """
+    if len(records) == 0:
+        raise ConfigurationError("There are no records to report on: the table is empty.")
+    if not threats_of(records):
+        raise ConfigurationError(
+            "The records hold clean images alone: attack them first, notsure.evaluate(...)."
+        )
+    seeds = [seed for (seed,) in records.distinct("seed")]
+    if len(seeds) > 1:
+        raise ConfigurationError(
+            f"The records are of several seeds ({', '.join(map(str, seeds))}), and an image that "
+            f"is attacked twice is not two images: report one, records.where(seed={seeds[0]})."
+        )
+
+
+def threats_of(records: Records) -> list[str]:
+    """The threats that the records hold, the one that knows least first."""
+    names = [threat for (threat,) in records.distinct("threat") if threat != CLEAN]
+    return sorted(names, key=_knowledge)
+
+
+def strongest_threat(threats: Sequence[str]) -> str:
+    """The one of some threats that knows most."""
+    return max(threats, key=_knowledge)
+
+
+def _knowledge(threat: str) -> int:
+    return THREATS[threat].knowledge if threat in THREATS else 0
+
+
+def robustness_table(records: Records) -> list[RobustnessLine]:
+    """Robust accuracy by guard, norm and eps: every attack, then the worst case."""
+    labels = attack_labels(records)
+    identities = _identities(records)
+    lines: dict[tuple[str, str, str | None, float | None], dict[str, RobustnessRow]] = {}
+    for row in robustness(records):
+        if row.attack == WORST_CASE:
+            label = WORST_CASE
+        else:
+            label = labels[identities[row.guard, row.threat, row.attack, row.norm, row.eps].pop(0)]
+        lines.setdefault((row.guard, label, row.norm, row.eps), {})[row.threat] = row
+    order = {guard: position for position, guard in enumerate(records.guards)}
+    return sorted(
+        (
+            RobustnessLine(
+                guard=guard, attack=attack, norm=norm, eps=eps, by_threat=_in_order(by_threat)
+            )
+            for (guard, attack, norm, eps), by_threat in lines.items()
+        ),
+        key=lambda line: (order[line.guard], *_budget_order(line.norm, line.eps), line.worst),
+    )
+
+
+def detection_table(records: Records) -> list[DetectionLine]:
+    """Every detector's figures by guard, detector, norm, eps and attack."""
+    labels = attack_labels(records)
+    identities = _identities(records)
+    left: dict[tuple[_Key, str], list[Any]] = {}
+    lines: dict[_Key, dict[str, Detection]] = {}
+    for row in detection(records):
+        run = (row.guard, row.threat, row.attack, row.norm, row.eps)
+        label = labels[left.setdefault((run, row.detector), list(identities[run])).pop(0)]
+        key = (row.guard, label, row.detector, row.norm, row.eps)
+        lines.setdefault(key, {})[row.threat] = row
+    order = {guard: position for position, guard in enumerate(records.guards)}
+    detectors = {name: position for position, name in enumerate(records.detectors)}
+    return sorted(
+        (
+            DetectionLine(
+                guard=guard,
+                detector=detector,
+                attack=attack,
+                norm=norm,
+                eps=eps,
+                by_threat=_in_order(by_threat),
+            )
+            for (guard, attack, detector, norm, eps), by_threat in lines.items()
+        ),
+        key=lambda line: (
+            order[line.guard],
+            detectors[line.detector],
+            *_budget_order(line.norm, line.eps),
+        ),
+    )
+
+
+def at_largest_eps(lines: Sequence[RobustnessLine]) -> list[RobustnessLine]:
+    """Of some lines, those whose eps is the largest of their guard and norm."""
+    largest: dict[tuple[str, str | None], float] = {}
+    for line in lines:
+        key = (line.guard, line.norm)
+        largest[key] = max(largest.get(key, 0.0), line.eps or 0.0)
+    return [line for line in lines if (line.eps or 0.0) == largest[line.guard, line.norm]]
+
+
+def strongest_attack(
+    lines: Sequence[RobustnessLine], guard: str, threat: str
+) -> RobustnessLine | None:
+    """The attack that fools a guard most often, at the largest eps of the first norm."""
+    of_guard = [
+        line
+        for line in at_largest_eps(lines)
+        if line.guard == guard and threat in line.by_threat and not line.worst
+    ]
+    able = [line for line in of_guard if line.norm == of_guard[0].norm]
+    return min(
+        able,
+        key=lambda line: (
+            line.by_threat[threat].lenient.value,
+            line.by_threat[threat].strict.value,
+        ),
+        default=None,
+    )
+
+
+def attack_labels(records: Records) -> dict[str | None, str]:
+    """A name for each attack identity: its class, and what tells it from others of its class.
+
+    Budgets have their own column, and whether the search stops early is the threat's doing, so
+    neither is part of the name, unless nothing else tells two attacks apart.
+    """
+    known = records.meta.get("attacks", {})
+    signatures: dict[str | None, tuple[str, dict[str, str]]] = {}
+    for name, identity in records.distinct("attack", "attack_id"):
+        told = {
+            key: setting_text(value)
+            for key, value in known.get(identity, {}).items()
+            if key not in {"name", "norm", "eps", "early_stop"}
+        }
+        signatures[identity] = (name, told)
+    labels: dict[str | None, str] = {}
+    for identity, (name, told) in signatures.items():
+        rivals = [other for of_name, other in signatures.values() if of_name == name]
+        apart = [key for key in told if len({rival.get(key) for rival in rivals}) > 1]
+        differing = ", ".join(f"{key} = {told[key]}" for key in apart)
+        labels[identity] = f"{name} ({differing})" if differing else name
+    taken: dict[tuple[Any, ...], str | None] = {}
+    for *place, identity in records.distinct("guard", "threat", "norm", "eps", "attack_id"):
+        key = (*place, labels[identity])
+        if taken.setdefault(key, identity) != identity:
+            labels[identity] += f" #{identity}"
+    return labels
+
+
+def _identities(records: Records) -> dict[_Key, list[Any]]:
+    """The attack identities behind each row of the metrics, in their order."""
+    found: dict[_Key, list[Any]] = {}
+    for guard, threat, attack, norm, eps, identity in records.distinct(
+        "guard", "threat", "attack", "norm", "eps", "attack_id"
+    ):
+        found.setdefault((guard, threat, attack, norm, eps), []).append(identity)
+    return found
+
+
+def _budget_order(norm: str | None, eps: float | None) -> tuple[bool, str, float]:
+    return norm is None, norm or "", eps or 0.0
+
+
+def _in_order(by_threat: dict[str, Any]) -> dict[str, Any]:
+    return {threat: by_threat[threat] for threat in sorted(by_threat, key=_knowledge)}
+
+
+def console_table(records: Records) -> list[Table]:
+    """One table a guard for a terminal of 100 columns, the threats below one another.
+
+    Raises:
+        ConfigurationError: there are no records, or of no attack, or of several seeds.
+    """
+    check_records(records)
+    lines = robustness_table(records)
+    return [
+        _console_table_of(guard, [line for line in lines if line.guard == guard])
+        for guard in records.guards
+    ]
+
+
+def _console_table_of(guard: str, lines: list[RobustnessLine]) -> Table:
+    clean = lines[0].strongest
+    # Text, because a guard's name in brackets is not markup
+    table = Table(
+        title=Text(
+            f"{guard}\nclean accuracy {rate_text(clean.clean_accuracy)}\n"
+            f"clean rejection {rate_text(clean.clean_rejection)}",
+            style="bold",
+        ),
+        title_justify="left",
+        caption=f"n = {clean.lenient.n}, 95 % intervals; lenient: a rejected image counts as safe, "
+        "strict: as lost; the worst case is taken image by image.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("eps")
+    table.add_column("attack", max_width=24, overflow="fold")
+    table.add_column("threat")
+    table.add_column("lenient, %", justify="right", no_wrap=True)
+    table.add_column("strict, %", justify="right", no_wrap=True)
+    budget: object = None
+    for line in lines:
+        for threat, row in line.by_threat.items():
+            here = (line.norm, line.eps)
+            eps = "" if here == budget else _console_budget(line.norm, line.eps)
+            budget = here
+            table.add_row(
+                Text(eps),
+                Text(line.attack if threat == next(iter(line.by_threat)) else ""),
+                Text(threat),
+                rate_short(row.lenient),
+                rate_short(row.strict),
+                style="bold" if line.worst else "",
+            )
+        if line.worst:
+            table.add_section()
+    return table
+
+
+def _console_budget(norm: str | None, eps: float | None) -> str:
+    return budget_text(norm, None) if eps is None else f"{norm} {number(eps)}"
