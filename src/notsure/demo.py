@@ -115,7 +115,7 @@ def run_demo(
         test.y,
         attacks=attacks,
         seed=seed,
-        data=f"{source} ({len(test)} test images)",
+        data=Path(source).name,
         class_names=test.class_names,
         progress=progress,
     )

@@ -15,7 +15,12 @@ from notsure.attacks import Attack
 from notsure.attacks.bounded import BoundedAttack
 from notsure.classifier import Classifier
 from notsure.core.checks import check_labels, parse_size
-from notsure.core.errors import ConfigurationError, NotFittedError, VerificationError
+from notsure.core.errors import (
+    ConfigurationError,
+    NotFittedError,
+    UnsupportedError,
+    VerificationError,
+)
 from notsure.core.progress import progress_bar
 from notsure.core.state import undisturbed, weights_hash
 from notsure.core.target import Adversarial, Target
@@ -276,16 +281,17 @@ class _Examiner:
 
     def _features(self, embedded: int) -> list[Any]:
         count = min(embedded, len(self.x))
-        if not self.guard.rejects or count == 0:
+        if count == 0:
             return [None] * len(self.x)
-        with undisturbed(self.guard, self.x.device), torch.inference_mode():
-            features = torch.cat(
-                [
-                    self.guard.classifier.logits_and_features(part)[1].float().cpu()
-                    for part in torch.split(self.x[:count], self.batch_size)
-                ]
-            )
-        return [*features.numpy(), *([None] * (len(self.x) - count))]
+        parts = torch.split(self.x[:count], self.batch_size)
+        classifier = self.guard.classifier
+        try:
+            with undisturbed(self.guard, self.x.device), torch.inference_mode():
+                features = torch.cat([classifier.logits_and_features(p)[1].cpu() for p in parts])
+        except UnsupportedError:
+            # of a bare classifier without named features the report shows none
+            return [None] * len(self.x)
+        return [*features.float().numpy(), *([None] * (len(self.x) - count))]
 
 
 def _guards(guard: Guard | Classifier | nn.Module | Mapping[str, Guard]) -> dict[str, Guard]:

@@ -70,6 +70,7 @@ class RobustnessRow:
         threat: what the attacker knew. A worst case includes the attacks of all who know less, and
             the clean image, which anybody can send.
         attack: the attack's class name, or "worst case".
+        attack_id: the identity of attack and settings; None for the worst case.
         norm: of the budget; None for attacks without one.
         eps: the budget; None for attacks without one.
         clean_accuracy: clean images that are accepted and right, over all.
@@ -82,6 +83,7 @@ class RobustnessRow:
     guard: str
     threat: str
     attack: str
+    attack_id: str | None
     norm: str | None
     eps: float | None
     clean_accuracy: Rate
@@ -104,7 +106,11 @@ def robustness(records: Records) -> list[RobustnessRow]:
                 "attack", "attack_id", "norm", "eps"
             ):
                 attacked = _by_index(of_threat.where(attack_id=attack_id, norm=norm, eps=eps))
-                rows.append(_robustness_row((guard, threat, attack, norm, eps), clean, [attacked]))
+                rows.append(
+                    _robustness_row(
+                        (guard, threat, attack, attack_id, norm, eps), clean, [attacked]
+                    )
+                )
             known = [t for t in threats if _knowledge(t) <= _knowledge(threat)]
             for norm, eps in of_threat.distinct("norm", "eps"):
                 able = [of_guard.where(threat=t, norm=norm, eps=eps) for t in known]
@@ -115,7 +121,7 @@ def robustness(records: Records) -> list[RobustnessRow]:
                 ]
                 rows.append(
                     _robustness_row(
-                        (guard, threat, WORST_CASE, norm, eps), clean, [clean, *attacked_by]
+                        (guard, threat, WORST_CASE, None, norm, eps), clean, [clean, *attacked_by]
                     )
                 )
     return rows
@@ -135,12 +141,17 @@ def _by_index(records: Records) -> dict[str, npt.NDArray[Any]]:
 
 
 def _robustness_row(
-    key: tuple[str, str, str, str | None, float | None],
+    key: tuple[str, str, str, str | None, str | None, float | None],
     clean: dict[str, npt.NDArray[Any]],
     attacked: Sequence[dict[str, npt.NDArray[Any]]],
 ) -> RobustnessRow:
-    guard, threat, attack, norm, eps = key
+    guard, threat, attack, attack_id, norm, eps = key
     y = clean["y"]
+    if len(np.unique(clean["index"])) < len(y):
+        raise ConfigurationError(
+            f"The records of {guard} hold clean images more than once: an image that is attacked "
+            "twice is not two images. Select one seed first, records.where(seed=...)."
+        )
     clean_accepted = clean["accepted"].astype(bool)
     clean_right = clean_accepted & (clean["prediction"] == y)
     fooled, held = np.zeros(len(y), bool), np.ones(len(y), bool)
@@ -157,6 +168,7 @@ def _robustness_row(
         guard=guard,
         threat=threat,
         attack=attack,
+        attack_id=attack_id,
         norm=norm,
         eps=eps,
         clean_accuracy=_rate(clean_right),
@@ -180,7 +192,9 @@ def accuracy_against_eps(
         rows.sort(key=lambda row: row.eps or 0.0)
         if rows[0].eps:
             clean = _by_index(records.where(guard=guard, threat=CLEAN))
-            rows.insert(0, _robustness_row((guard, threat, attack, norm, 0.0), clean, [clean]))
+            rows.insert(
+                0, _robustness_row((guard, threat, attack, None, norm, 0.0), clean, [clean])
+            )
     return curves
 
 
@@ -206,14 +220,14 @@ class Area:
 
 def area_under_roc(clean: npt.ArrayLike, adversarial: npt.ArrayLike) -> Area:
     """The area under the ROC curve of scores, higher = more adversarial."""
-    from sklearn.metrics import roc_auc_score
-
     negatives, positives = np.asarray(clean, float), np.asarray(adversarial, float)
     m, n = len(positives), len(negatives)
     if m == 0 or n == 0:
         return Area(value=math.nan, low=math.nan, high=math.nan, positives=m, negatives=n)
-    truth = np.concatenate([np.ones(m), np.zeros(n)])
-    value = float(roc_auc_score(truth, np.concatenate([positives, negatives])))
+    ordered = np.sort(negatives)
+    below = np.searchsorted(ordered, positives, "left")
+    not_above = np.searchsorted(ordered, positives, "right")
+    value = float((below + not_above).mean() / (2 * n))
     q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
     variance = value * (1 - value) + (m - 1) * (q1 - value**2) + (n - 1) * (q2 - value**2)
     half = Z95 * math.sqrt(max(variance, 0.0) / (m * n))
@@ -234,6 +248,7 @@ class Detection:
         guard: the guard's name.
         threat: what the attacker knew.
         attack: the attack's class name.
+        attack_id: the identity of attack and settings.
         norm: of the budget; None for attacks without one.
         eps: the budget; None for attacks without one.
         detector: the detector's name.
@@ -248,6 +263,7 @@ class Detection:
     guard: str
     threat: str
     attack: str
+    attack_id: str
     norm: str | None
     eps: float | None
     detector: str
@@ -289,6 +305,7 @@ def detection(records: Records) -> list[Detection]:
                         guard=guard,
                         threat=threat,
                         attack=attack,
+                        attack_id=attack_id,
                         norm=norm,
                         eps=eps,
                         detector=detector,

@@ -114,13 +114,9 @@ def _knowledge(threat: str) -> int:
 def robustness_table(records: Records) -> list[RobustnessLine]:
     """Robust accuracy by guard, norm and eps: every attack, then the worst case."""
     labels = attack_labels(records)
-    identities = _identities(records)
     lines: dict[tuple[str, str, str | None, float | None], dict[str, RobustnessRow]] = {}
     for row in robustness(records):
-        if row.attack == WORST_CASE:
-            label = WORST_CASE
-        else:
-            label = labels[identities[row.guard, row.threat, row.attack, row.norm, row.eps].pop(0)]
+        label = WORST_CASE if row.attack == WORST_CASE else labels[row.attack_id]
         lines.setdefault((row.guard, label, row.norm, row.eps), {})[row.threat] = row
     order = {guard: position for position, guard in enumerate(records.guards)}
     return sorted(
@@ -137,13 +133,9 @@ def robustness_table(records: Records) -> list[RobustnessLine]:
 def detection_table(records: Records) -> list[DetectionLine]:
     """Every detector's figures by guard, detector, norm, eps and attack."""
     labels = attack_labels(records)
-    identities = _identities(records)
-    left: dict[tuple[_Key, str], list[Any]] = {}
     lines: dict[_Key, dict[str, Detection]] = {}
     for row in detection(records):
-        run = (row.guard, row.threat, row.attack, row.norm, row.eps)
-        label = labels[left.setdefault((run, row.detector), list(identities[run])).pop(0)]
-        key = (row.guard, label, row.detector, row.norm, row.eps)
+        key = (row.guard, labels[row.attack_id], row.detector, row.norm, row.eps)
         lines.setdefault(key, {})[row.threat] = row
     order = {guard: position for position, guard in enumerate(records.guards)}
     detectors = {name: position for position, name in enumerate(records.detectors)}
@@ -223,16 +215,6 @@ def attack_labels(records: Records) -> dict[str | None, str]:
         if taken.setdefault(key, identity) != identity:
             labels[identity] += f" #{identity}"
     return labels
-
-
-def _identities(records: Records) -> dict[_Key, list[Any]]:
-    """The attack identities behind each row of the metrics, in their order."""
-    found: dict[_Key, list[Any]] = {}
-    for guard, threat, attack, norm, eps, identity in records.distinct(
-        "guard", "threat", "attack", "norm", "eps", "attack_id"
-    ):
-        found.setdefault((guard, threat, attack, norm, eps), []).append(identity)
-    return found
 
 
 def _budget_order(norm: str | None, eps: float | None) -> tuple[bool, str, float]:

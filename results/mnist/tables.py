@@ -1,0 +1,110 @@
+"""Writes the tables of docs/results.md from the records and the published figures beside it.
+
+python results/mnist/tables.py
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from notsure.evaluation import Records, detection, robustness
+from notsure.evaluation.metrics import wilson
+from notsure.evaluation.threats import CLEAN
+from notsure.report.formatting import area_text, rate_short
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parents[1] / "docs" / "results.md"
+DETECTORS = {"confidence": "confidence", "non_me": "non-ME", "kdensity": "K-density"}
+OBJECTIVES = {"ce": "CE", "rce": "RCE"}
+ATTACKS = {"fgsm": "FGSM", "bim": "BIM", "ilcm": "ILCM"}
+
+
+def published() -> dict[str, float]:
+    """Pang's figures by cell."""
+    with (HERE / "published.csv").open(newline="") as file:
+        return {row["cell_id"]: float(row["value"]) for row in csv.DictReader(file)}
+
+
+def table_1(records: Records) -> list[str]:
+    """Clean error rates without any detector."""
+    lines = ["| network | pang, Table 1 | ours, error in % [95 % interval] |", "|---|---|---|"]
+    for key, name in OBJECTIVES.items():
+        clean = records.where(guard=f"{name} + K-density", threat=CLEAN)
+        wrong = int((clean.column("prediction") != clean.column("y")).sum())
+        value = published()[f"pang.t1.mnist.resnet32.{key}.clean.error_rate"]
+        rate = wilson(wrong, len(clean))
+        lines.append(f"| ResNet-32 ({name}) | {value} | {rate_short(rate)}, n = {rate.n} |")
+    return lines
+
+
+def table_2(records: Records) -> list[str]:
+    """AUC over rightly classified images whose adversarial versions are misclassified."""
+    found = {
+        (row.guard, row.threat, row.attack, row.eps): row.successful for row in detection(records)
+    }
+    sizes = sorted({eps for *_, eps in found if eps is not None})
+    heads = " | ".join(f"ours, eps {eps:g}" for eps in sizes)
+    lines = [
+        f"| attack | objective | score | pang, Table 2 | {heads} |",
+        "|---|---|---|---|" + "---|" * len(sizes),
+    ]
+    for attack_key, attack in ATTACKS.items():
+        for key, objective in OBJECTIVES.items():
+            for detector_key, detector in DETECTORS.items():
+                cell = f"pang.t2.mnist.resnet32.{key}.{attack_key}.{detector_key}.auc"
+                ours = " | ".join(
+                    area_text(found[f"{objective} + {detector}", "oblivious", attack, eps])
+                    for eps in sizes
+                )
+                value = published()[cell] / 100
+                lines.append(f"| {attack} | {objective} | {detector} | {value:.3f} | {ours} |")
+    return lines
+
+
+def what_is_left(records: Records) -> list[str]:
+    """Robust accuracy in the worst case under both threats."""
+    rows = {
+        (row.guard, row.threat, row.eps): row
+        for row in robustness(records)
+        if row.attack == "worst case"
+    }
+    lines = [
+        "| guard | eps | clean accuracy | clean rejection | lenient, oblivious | lenient, "
+        "white-box | strict, oblivious | strict, white-box |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for guard in records.guards:
+        for eps in sorted({e for g, _, e in rows if g == guard and e is not None}):
+            blind, aware = rows[guard, "oblivious", eps], rows[guard, "white-box", eps]
+            rates = (
+                blind.clean_accuracy,
+                blind.clean_rejection,
+                blind.lenient,
+                aware.lenient,
+                blind.strict,
+                aware.strict,
+            )
+            cells = " | ".join(rate_short(rate) for rate in rates)
+            lines.append(f"| {guard} | {eps:g} | {cells} |")
+    return lines
+
+
+def main() -> None:
+    """Replaces what stands between the page's markers."""
+    records = Records.read(HERE / "records.parquet")
+    text = PAGE.read_text(encoding="utf-8")
+    for name, lines in (
+        ("table 1", table_1(records)),
+        ("table 2", table_2(records)),
+        ("what is left", what_is_left(records)),
+    ):
+        block = "\n".join(["", *lines, ""])
+        marker = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(marker, lambda m, b=block: m[1] + b + "\n" + m[2], text, flags=re.DOTALL)
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
