@@ -142,23 +142,23 @@ class Guard(nn.Module):
 
         x = self.classifier.check(x)
         y = check_labels(y, count=len(x)).to(x.device)
+        learns = any(detector.needs_fit for _, detector in self.named_detectors())
+        # one batch shows how many classes there are, which is all that the others need
+        count = len(x) if learns else min(batch_size, len(x))
         with (
             undisturbed(self, x.device),
             torch.inference_mode(),
-            progress_bar("fitting the guard", len(x), shown=progress) as advance,
+            progress_bar("fitting the guard", count, shown=progress) as advance,
         ):
             num_classes = 0
-            for start in range(0, len(x), batch_size):
+            for start in range(0, count, batch_size):
                 observation = self.observe(x[start : start + batch_size])
                 num_classes = observation.logits.shape[1]
-                labels = check_labels(
-                    y[start : start + batch_size],
-                    count=len(observation.logits),
-                    num_classes=num_classes,
-                )
+                if start == 0:
+                    y = check_labels(y, count=len(x), num_classes=num_classes)
                 for _, detector in self.named_detectors():
-                    detector.update(observation, labels)
-                advance(len(labels), "")
+                    detector.update(observation, y[start : start + batch_size])
+                advance(len(observation.x), "")
         with torch.inference_mode(False), torch.no_grad():
             for _, detector in self.named_detectors():
                 detector.finish(num_classes)
