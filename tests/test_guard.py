@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import notsure as ns
 from notsure import models
+from notsure.calibration import calibrated
 from notsure.core.errors import (
     CheckpointError,
     ConfigurationError,
@@ -20,7 +21,6 @@ from notsure.core.errors import (
     NotFittedError,
 )
 from notsure.detectors import Confidence, Detector, KDensity, NonMaximalEntropy
-from notsure.guard import _calibration
 from notsure.observation import Observation
 from tests.conftest import Digits
 from tests.toys import small_network
@@ -124,7 +124,7 @@ def test_calibration_keeps_the_false_positive_rate(
     }
     if ties:
         scores = {name: values.round() for name, values in scores.items()}
-    calibration = _calibration(scores, fpr, count)
+    calibration = calibrated(scores, fpr, count)
     over = torch.stack([v > calibration.thresholds[name] for name, v in scores.items()])
     rejected = int(over.any(dim=0).sum())
     assert rejected <= fpr * count + 1e-6
@@ -316,3 +316,19 @@ def test_it_leaves_the_classifier_as_it_was(classifier: ns.Classifier) -> None:
     assert all(torch.equal(before[name], v) for name, v in classifier.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     classifier.eval()
+
+
+def test_images_are_streamed_to_the_same_result(digits: Digits) -> None:
+    split, guard = digits.split, digits.guard
+    streamed = ns.Guard(guard.classifier, [KDensity()])
+    streamed.fit(split.train, batch_size=100).calibrate(split.calibration, fpr=0.02)
+    ours, theirs = guard.judge(digits.x), streamed.judge(digits.x)
+    assert torch.equal(ours.label, theirs.label)
+    assert torch.allclose(ours.rejection, theirs.rejection, atol=1e-3)
+    assert torch.equal(streamed.seen["fit"], guard.seen["fit"])
+    with pytest.raises(InputError, match="leave y out"):
+        streamed.fit(split.train, split.train.y)
+    with pytest.raises(InputError, match="takes labels"):
+        streamed.fit(digits.x)
+    with pytest.raises(InputError, match="fit already"):
+        streamed.calibrate(split.train)

@@ -104,8 +104,7 @@ def run_demo(
         )
         for detector in detectors:
             guard = Guard(classifier, {detector: DETECTORS[detector]()})
-            guard.fit(split.train.x, split.train.y, progress=progress)
-            guard.calibrate(split.calibration.x, fpr=fpr)
+            guard.fit(split.train, progress=progress).calibrate(split.calibration, fpr=fpr)
             guard.save(folder / f"{name} {detector}".lower().replace(" ", "-"))
             guards[f"{name} + {detector}"] = guard
     test = split.test.select(slice(0, count))

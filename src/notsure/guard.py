@@ -11,11 +11,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from notsure.calibration import Calibration, calibrated
 from notsure.classifier import Classifier
 from notsure.core.checks import check_labels, content_keys
 from notsure.core.errors import ConfigurationError, InputError, NotFittedError
+from notsure.core.progress import progress_bar
 from notsure.core.state import undisturbed
 from notsure.core.target import NOT_SURE, Response
+from notsure.data import Images
+from notsure.data.stream import Stream
 from notsure.detectors.base import Detector
 from notsure.observation import Observation
 
@@ -47,25 +51,6 @@ class Verdict:
 
     def __len__(self) -> int:
         return len(self.label)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Thresholds frozen on clean data.
-
-    Attributes:
-        fpr: the share of clean images that may be rejected.
-        count: how many clean images it was measured on.
-        measured_fpr: the share of these that is rejected, at most `fpr`.
-        thresholds: per detector; a higher score rejects.
-        scales: per detector, the distance from the clean median to the threshold.
-    """
-
-    fpr: float
-    count: int
-    measured_fpr: float
-    thresholds: dict[str, float]
-    scales: dict[str, float]
 
 
 class Guard(nn.Module):
@@ -121,12 +106,18 @@ class Guard(nn.Module):
         return {name: detector.score(observation) for name, detector in self.named_detectors()}
 
     def fit(
-        self, x: torch.Tensor, y: torch.Tensor, *, batch_size: int = 256, progress: bool = False
+        self,
+        x: torch.Tensor | Images,
+        y: torch.Tensor | None = None,
+        *,
+        batch_size: int = 256,
+        progress: bool = False,
     ) -> Guard:
         """Fits the detectors on training data, in one pass for all of them.
 
         Args:
-            x: training images (N, C, H, W) in [0,1]; the classifier's own training set will do.
+            x: training images (N, C, H, W) in [0,1], or `Images` with their labels; the
+                classifier's own training set will do.
             y: their labels (N,).
             batch_size: how many images are looked at at a time.
             progress: whether to show a progress bar.
@@ -138,42 +129,49 @@ class Guard(nn.Module):
             InputError: images or labels are not what they have to be, or a class is missing that
                 a detector needs.
         """
-        from notsure.core.progress import progress_bar
-
-        x = self.classifier.check(x)
-        y = check_labels(y, count=len(x)).to(x.device)
+        stream = Stream.of(x, y)
+        self.classifier.check(stream.sample())
+        if stream.labels is None:
+            raise InputError("Fitting takes labels: guard.fit(x_train, y_train).")
+        device = self.classifier.device
+        labels = check_labels(stream.labels, count=len(stream)).to(device)
         learns = any(detector.needs_fit for _, detector in self.named_detectors())
         # one batch shows how many classes there are, which is all that the others need
-        count = len(x) if learns else min(batch_size, len(x))
+        count = len(stream) if learns else min(batch_size, len(stream))
+        start = num_classes = 0
         with (
-            undisturbed(self, x.device),
+            undisturbed(self, device),
             torch.inference_mode(),
             progress_bar("fitting the guard", count, shown=progress) as advance,
         ):
-            num_classes = 0
-            for start in range(0, count, batch_size):
-                observation = self.observe(x[start : start + batch_size])
-                num_classes = observation.logits.shape[1]
+            for batch in stream.batches(batch_size, device):
+                observation = self.observe(batch)
                 if start == 0:
-                    y = check_labels(y, count=len(x), num_classes=num_classes)
+                    num_classes = observation.logits.shape[1]
+                    check_labels(labels, count=len(stream), num_classes=num_classes)
                 for _, detector in self.named_detectors():
-                    detector.update(observation, y[start : start + batch_size])
-                advance(len(observation.x), "")
+                    detector.update(observation, labels[start : start + len(batch)])
+                advance(len(batch), "")
+                start += len(batch)
+                if start >= count:
+                    break
         with torch.inference_mode(False), torch.no_grad():
             for _, detector in self.named_detectors():
                 detector.finish(num_classes)
-        self.seen = {"fit": content_keys(x).cpu().sort().values}
+        self.seen = {"fit": stream.content_keys().sort().values}
         self.calibration = None
         return self
 
-    def calibrate(self, x: torch.Tensor, fpr: float = 0.01, *, batch_size: int = 256) -> Guard:
+    def calibrate(
+        self, x: torch.Tensor | Images, fpr: float = 0.01, *, batch_size: int = 256
+    ) -> Guard:
         """Freezes the thresholds on clean data that the guard was not fitted on.
 
         Every detector rejects the same number of clean images, as many as keeps the share that
         any of them rejects at `fpr` or below.
 
         Args:
-            x: clean images (N, C, H, W) in [0,1], of all classes.
+            x: clean images (N, C, H, W) in [0,1], or `Images`, of all classes.
             fpr: the share of clean images that may be rejected, in (0, 1).
             batch_size: how many images are looked at at a time.
 
@@ -190,53 +188,64 @@ class Guard(nn.Module):
             raise ConfigurationError(f"fpr is a share of clean images, in (0, 1); got {fpr!r}.")
         if isinstance(x, torch.Tensor) and x.numel() == 0:
             raise InputError("The calibration set is empty: give clean images of every class.")
-        x = self.classifier.check(x)
+        stream = Stream.of(x)
+        self.classifier.check(stream.sample())
+        device = self.classifier.device
         for _, detector in self.named_detectors():
             detector.require_fitted()
-        if len(x) * fpr < 1:
+        if len(stream) * fpr < 1:
             raise ConfigurationError(
-                f"{len(x)} calibration images cannot resolve a false-positive rate of {fpr:g}: "
-                f"that takes at least {math.ceil(1 / fpr)}."
+                f"{len(stream)} calibration images cannot resolve a false-positive rate of "
+                f"{fpr:g}: that takes at least {math.ceil(1 / fpr)}."
             )
-        self.refuse_seen(x, "calibrating", parts=("fit",))
+        keys = stream.content_keys()
+        self._refuse_seen(keys, "calibrating", parts=("fit",))
         gathered: dict[str, list[torch.Tensor]] = {name: [] for name, _ in self.named_detectors()}
         predictions = []
-        with undisturbed(self, x.device), torch.inference_mode():
-            for start in range(0, len(x), batch_size):
-                observation = self.observe(x[start : start + batch_size])
+        with undisturbed(self, device), torch.inference_mode():
+            for batch in stream.batches(batch_size, device):
+                observation = self.observe(batch)
                 predictions.append(observation.prediction)
                 for name, score in self.scores(observation).items():
                     gathered[name].append(score)
         classes = torch.unique(torch.cat(predictions))
         if len(classes) < 2:
             raise InputError(
-                f"All {len(x)} calibration images are predicted as class {classes[0].item()}: "
+                f"All {len(stream)} calibration images are predicted as class {classes[0].item()}: "
                 "thresholds of one class do not hold for the others. Give images of every class."
             )
         scores = {name: torch.cat(parts).double().cpu() for name, parts in gathered.items()}
-        self.calibration = _calibration(scores, fpr, len(x))
-        self.seen["calibration"] = content_keys(x).cpu().sort().values
+        self.calibration = calibrated(scores, fpr, len(stream))
+        self.seen["calibration"] = keys.sort().values
         return self
 
-    def refuse_seen(
-        self, x: torch.Tensor, doing: str, *, parts: tuple[str, ...] = ("fit", "calibration")
-    ) -> None:
-        """Raises InputError if the images were used before; warns of a few stray duplicates."""
-        keys = content_keys(x).cpu()
+    def refuse_seen(self, x: torch.Tensor, doing: str) -> None:
+        """Refuses images that the guard was fitted or calibrated on; warns of a few strays.
+
+        Args:
+            x: images (N, C, H, W) in [0,1].
+            doing: what was to be done with them, for the message, such as "testing".
+
+        Raises:
+            InputError: more than 1 % of the images were used before.
+        """
+        self._refuse_seen(content_keys(x).cpu(), doing, parts=("fit", "calibration"))
+
+    def _refuse_seen(self, keys: torch.Tensor, doing: str, *, parts: tuple[str, ...]) -> None:
         for part in parts:
             if part not in self.seen:
                 continue
             shared = int(torch.isin(keys, self.seen[part]).sum())
-            if shared > OVERLAP_TOLERANCE * len(x):
+            if shared > OVERLAP_TOLERANCE * len(keys):
                 raise InputError(
-                    f"{shared} of {len(x)} images were used in the guard's {part} already: {doing} "
-                    "on them would flatter it. Keep train, calibration and test data apart "
+                    f"{shared} of {len(keys)} images were used in the guard's {part} already: "
+                    f"{doing} on them would flatter it. Keep train, calibration and test data apart "
                     "(notsure.data.load does)."
                 )
             if shared:
                 warnings.warn(
-                    f"{shared} of {len(x)} images were used in the guard's {part} already.",
-                    stacklevel=3,
+                    f"{shared} of {len(keys)} images were used in the guard's {part} already.",
+                    stacklevel=4,
                 )
 
     def judge(self, x: torch.Tensor, *, batch_size: int = 256) -> Verdict:
@@ -361,46 +370,3 @@ def _named(detectors: Sequence[Detector] | Mapping[str, Detector]) -> dict[str, 
                 "notsure.detectors.KDensity()."
             )
     return dict(pairs)
-
-
-def _calibration(scores: Mapping[str, torch.Tensor], fpr: float, count: int) -> Calibration:
-    """One cutoff rank for all detectors, the largest that rejects at most fpr * count images."""
-    for name, values in scores.items():
-        if not bool(torch.isfinite(values).all()):
-            raise InputError(
-                f"{name} gives scores that are not finite on clean data: check the network's "
-                "outputs, or a larger bandwidth."
-            )
-    if not scores:
-        return Calibration(fpr=fpr, count=count, measured_fpr=0.0, thresholds={}, scales={})
-    allowed = math.floor(fpr * count + 1e-9)
-    descending = {name: values.sort(descending=True).values for name, values in scores.items()}
-
-    def rejected(rank: int) -> int:
-        any_rejects = torch.zeros(count, dtype=torch.bool)
-        for name, values in scores.items():
-            any_rejects |= values > descending[name][rank]
-        return int(any_rejects.sum())
-
-    # rejected() grows with the rank, and rank 0 rejects nothing
-    rank, beyond = 0, allowed + 1
-    while beyond - rank > 1:
-        middle = (rank + beyond) // 2
-        if middle < count and rejected(middle) <= allowed:
-            rank = middle
-        else:
-            beyond = middle
-    thresholds = {name: float(values[rank]) for name, values in descending.items()}
-    scales = {}
-    for name, values in scores.items():
-        spread = thresholds[name] - float(values.median())
-        if spread <= 0:
-            spread = float(values.std()) or 1.0
-        scales[name] = spread
-    return Calibration(
-        fpr=fpr,
-        count=count,
-        measured_fpr=rejected(rank) / count,
-        thresholds=thresholds,
-        scales=scales,
-    )

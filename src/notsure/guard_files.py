@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import notsure
+from notsure.calibration import Calibration
 from notsure.classifier import Classifier
 from notsure.core.errors import CheckpointError, ConfigurationError, NotFittedError
 from notsure.core.state import weights_hash
@@ -63,7 +64,7 @@ def save_guard(guard: Guard, folder: str | Path) -> Path:
 
 def load_guard(folder: str | Path, classifier: Classifier | None) -> Guard:
     """See `Guard.load`."""
-    from notsure.guard import Calibration, Guard
+    from notsure.guard import Guard
 
     folder = Path(folder)
     if not folder.is_dir():
