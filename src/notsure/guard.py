@@ -239,7 +239,7 @@ class Guard(nn.Module):
             if shared > OVERLAP_TOLERANCE * len(keys):
                 raise InputError(
                     f"{shared} of {len(keys)} images were used in the guard's {part} already: "
-                    f"{doing} on them would flatter it. Keep train, calibration and test data apart "
+                    f"{doing} on them would flatter it. Keep train, calibration and test apart "
                     "(notsure.data.load does)."
                 )
             if shared:
