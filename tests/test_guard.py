@@ -242,7 +242,7 @@ def test_an_unknown_detector_is_named(guard: ns.Guard, tmp_path: Path) -> None:
 def test_data_is_used_once(classifier: ns.Classifier) -> None:
     x, y = blobs(400, 0)
     guard = ns.Guard(classifier, [KDensity()]).fit(x, y)
-    with pytest.raises(InputError, match="Keep train, calibration and test data apart"):
+    with pytest.raises(InputError, match="Keep train, calibration and test apart"):
         guard.calibrate(x[:200])
     mixed = torch.cat([blobs(300, 1)[0], x[:1]])
     with pytest.warns(UserWarning, match="1 of 301"):

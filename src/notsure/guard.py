@@ -21,6 +21,7 @@ from notsure.core.target import NOT_SURE, Response
 from notsure.data import Images
 from notsure.data.stream import Stream
 from notsure.detectors.base import Detector
+from notsure.guard_files import Contents, load_contents, save_contents
 from notsure.observation import Observation
 
 OVERLAP_TOLERANCE = 0.01
@@ -333,9 +334,10 @@ class Guard(nn.Module):
             ConfigurationError: the folder cannot be written to.
             NotFittedError: the guard has detectors and was not calibrated.
         """
-        from notsure.guard_files import save_guard
-
-        return save_guard(self, folder)
+        contents = Contents(
+            self.classifier, dict(self.named_detectors()), self.calibration, self.seen
+        )
+        return save_contents(contents, folder)
 
     @staticmethod
     def load(folder: str | Path, classifier: Classifier | None = None) -> Guard:
@@ -349,9 +351,10 @@ class Guard(nn.Module):
             CheckpointError: the folder is no guard, or damaged, or the classifier's weights or
                 preprocessing are not those that the guard was made for.
         """
-        from notsure.guard_files import load_guard
-
-        return load_guard(folder, classifier)
+        contents = load_contents(folder, classifier)
+        guard = Guard(contents.classifier, contents.detectors).to(contents.classifier.device)
+        guard.calibration, guard.seen = contents.calibration, contents.seen
+        return guard.eval()
 
 
 def _named(detectors: Sequence[Detector] | Mapping[str, Detector]) -> dict[str, nn.Module]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,21 +19,38 @@ from notsure.core.storage import load_json, load_tensors, save_json, save_tensor
 from notsure.detectors.base import Detector
 from notsure.models import architecture_of, build
 
-if TYPE_CHECKING:
-    from notsure.guard import Guard
-
 FORMAT = 1
 DESCRIPTION, WEIGHTS, STATE = "guard.json", "classifier.safetensors", "detectors.safetensors"
 
 
-def save_guard(guard: Guard, folder: str | Path) -> Path:
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """All that a guard is made of.
+
+    Attributes:
+        classifier: what answers.
+        detectors: what may reject, by name.
+        calibration: the thresholds; None for a guard without detectors that was not calibrated.
+        seen: content keys of the images that it was fitted and calibrated on.
+    """
+
+    classifier: Classifier
+    detectors: dict[str, Detector]
+    calibration: Calibration | None
+    seen: dict[str, torch.Tensor]
+
+
+def save_contents(contents: Contents, folder: str | Path) -> Path:
     """See `Guard.save`."""
-    if guard.rejects and guard.calibration is None:
+    if contents.detectors and contents.calibration is None:
         raise NotFittedError("The guard has no thresholds yet: calibrate it before saving it.")
     folder = writable_folder(folder)
-    classifier = guard.classifier
+    classifier = contents.classifier
     architecture = architecture_of(classifier.module)
-    files = {STATE: {**guard.detectors.state_dict(), **_prefixed("seen", guard.seen)}}
+    state = _prefixed("seen", contents.seen)
+    for name, detector in contents.detectors.items():
+        state |= _prefixed(name, detector.state_dict())
+    files = {STATE: state}
     if architecture is not None:
         files[WEIGHTS] = dict(classifier.module.state_dict())
     for name, tensors in files.items():
@@ -52,20 +69,17 @@ def save_guard(guard: Guard, folder: str | Path) -> Path:
             },
             "detectors": [
                 {"name": name, "type": type(part).__name__, "settings": part.settings()}
-                for name, part in guard.detectors.items()
-                if isinstance(part, Detector)
+                for name, part in contents.detectors.items()
             ],
-            "calibration": None if guard.calibration is None else asdict(guard.calibration),
+            "calibration": None if contents.calibration is None else asdict(contents.calibration),
             "files": {name: _digest(folder / name) for name in files},
         },
     )
     return folder
 
 
-def load_guard(folder: str | Path, classifier: Classifier | None) -> Guard:
+def load_contents(folder: str | Path, classifier: Classifier | None) -> Contents:
     """See `Guard.load`."""
-    from notsure.guard import Guard
-
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {str(folder)!r}: give one that save() wrote.")
@@ -88,17 +102,18 @@ def load_guard(folder: str | Path, classifier: Classifier | None) -> Guard:
             entry["name"]: _detector(entry, _under(f"{entry['name']}.", tensors))
             for entry in content["detectors"]
         }
-        guard = Guard(classifier, detectors).to(classifier.device)
-        if content["calibration"] is not None:
-            guard.calibration = Calibration(**content["calibration"])
+        calibration = content["calibration"]
+        return Contents(
+            classifier=classifier,
+            detectors=detectors,
+            calibration=None if calibration is None else Calibration(**calibration),
+            seen=_under("seen.", tensors),
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{DESCRIPTION} in {str(folder)!r} is not one of ours, or was changed by hand "
             f"({type(error).__name__}: {error})."
         ) from error
-    guard.seen = _under("seen.", tensors)
-    guard.eval()
-    return guard
 
 
 def _classifier(content: Mapping[str, Any], folder: Path, given: Classifier | None) -> Classifier:

@@ -62,22 +62,16 @@ def _rate(mask: _Bools) -> Rate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustnessRow:
-    """What is left of a guard under one attack, or under the worst of all, sample by sample.
+class Run:
+    """What a row of figures is about.
 
     Attributes:
-        guard: its name.
-        threat: what the attacker knew. A worst case includes the attacks of all who know less, and
-            the clean image, which anybody can send.
+        guard: the guard's name.
+        threat: what the attacker knew.
         attack: the attack's class name, or "worst case".
         attack_id: the identity of attack and settings; None for the worst case.
         norm: of the budget; None for attacks without one.
         eps: the budget; None for attacks without one.
-        clean_accuracy: clean images that are accepted and right, over all.
-        clean_rejection: clean images that are rejected, over all.
-        lenient: robust accuracy counting a rejected input as safe: not (accepted and wrong).
-        strict: robust accuracy counting a rejected input as lost: accepted and right.
-        success: fooled (accepted and wrong) over the images that were accepted and right.
     """
 
     guard: str
@@ -86,6 +80,23 @@ class RobustnessRow:
     attack_id: str | None
     norm: str | None
     eps: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessRow(Run):
+    """What is left of a guard under one attack, or under the worst of all, sample by sample.
+
+    A worst case includes the attacks of all who know less, and the clean image, which anybody can
+    send.
+
+    Attributes:
+        clean_accuracy: clean images that are accepted and right, over all.
+        clean_rejection: clean images that are rejected, over all.
+        lenient: robust accuracy counting a rejected input as safe: not (accepted and wrong).
+        strict: robust accuracy counting a rejected input as lost: accepted and right.
+        success: fooled (accepted and wrong) over the images that were accepted and right.
+    """
+
     clean_accuracy: Rate
     clean_rejection: Rate
     lenient: Rate
@@ -106,11 +117,15 @@ def robustness(records: Records) -> list[RobustnessRow]:
                 "attack", "attack_id", "norm", "eps"
             ):
                 attacked = _by_index(of_threat.where(attack_id=attack_id, norm=norm, eps=eps))
-                rows.append(
-                    _robustness_row(
-                        (guard, threat, attack, attack_id, norm, eps), clean, [attacked]
-                    )
+                run = Run(
+                    guard=guard,
+                    threat=threat,
+                    attack=attack,
+                    attack_id=attack_id,
+                    norm=norm,
+                    eps=eps,
                 )
+                rows.append(_robustness_row(run, clean, [attacked]))
             known = [t for t in threats if _knowledge(t) <= _knowledge(threat)]
             for norm, eps in of_threat.distinct("norm", "eps"):
                 able = [of_guard.where(threat=t, norm=norm, eps=eps) for t in known]
@@ -241,16 +256,10 @@ def area_under_roc(clean: npt.ArrayLike, adversarial: npt.ArrayLike) -> Area:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection:
+class Detection(Run):
     """How well a detector tells one attack's images from clean ones.
 
     Attributes:
-        guard: the guard's name.
-        threat: what the attacker knew.
-        attack: the attack's class name.
-        attack_id: the identity of attack and settings.
-        norm: of the budget; None for attacks without one.
-        eps: the budget; None for attacks without one.
         detector: the detector's name.
         successful: area over the images that are classified rightly when clean and wrongly when
             attacked, against their own clean versions (pang's Table 2).
@@ -260,12 +269,6 @@ class Detection:
             n is 0 for a guard without a calibration.
     """
 
-    guard: str
-    threat: str
-    attack: str
-    attack_id: str
-    norm: str | None
-    eps: float | None
     detector: str
     successful: Area
     everything: Area
