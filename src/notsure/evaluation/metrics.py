@@ -61,7 +61,7 @@ def _rate(mask: _Bools) -> Rate:
     return wilson(int(mask.sum()), len(mask))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Run:
     """What a row of figures is about.
 
@@ -117,14 +117,7 @@ def robustness(records: Records) -> list[RobustnessRow]:
                 "attack", "attack_id", "norm", "eps"
             ):
                 attacked = _by_index(of_threat.where(attack_id=attack_id, norm=norm, eps=eps))
-                run = Run(
-                    guard=guard,
-                    threat=threat,
-                    attack=attack,
-                    attack_id=attack_id,
-                    norm=norm,
-                    eps=eps,
-                )
+                run = Run(guard, threat, attack, attack_id, norm, eps)
                 rows.append(_robustness_row(run, clean, [attacked]))
             known = [t for t in threats if _knowledge(t) <= _knowledge(threat)]
             for norm, eps in of_threat.distinct("norm", "eps"):
@@ -134,11 +127,8 @@ def robustness(records: Records) -> list[RobustnessRow]:
                     for one in able
                     for (attack_id,) in one.distinct("attack_id")
                 ]
-                rows.append(
-                    _robustness_row(
-                        (guard, threat, WORST_CASE, None, norm, eps), clean, [clean, *attacked_by]
-                    )
-                )
+                run = Run(guard, threat, WORST_CASE, None, norm, eps)
+                rows.append(_robustness_row(run, clean, [clean, *attacked_by]))
     return rows
 
 
@@ -156,16 +146,15 @@ def _by_index(records: Records) -> dict[str, npt.NDArray[Any]]:
 
 
 def _robustness_row(
-    key: tuple[str, str, str, str | None, str | None, float | None],
+    run: Run,
     clean: dict[str, npt.NDArray[Any]],
     attacked: Sequence[dict[str, npt.NDArray[Any]]],
 ) -> RobustnessRow:
-    guard, threat, attack, attack_id, norm, eps = key
     y = clean["y"]
     if len(np.unique(clean["index"])) < len(y):
         raise ConfigurationError(
-            f"The records of {guard} hold clean images more than once: an image that is attacked "
-            "twice is not two images. Select one seed first, records.where(seed=...)."
+            f"The records of {run.guard} hold clean images more than once: an image that is "
+            "attacked twice is not two images. Select one seed first, records.where(seed=...)."
         )
     clean_accepted = clean["accepted"].astype(bool)
     clean_right = clean_accepted & (clean["prediction"] == y)
@@ -173,19 +162,14 @@ def _robustness_row(
     for one in attacked:
         if not np.array_equal(one["index"], clean["index"]):
             raise ConfigurationError(
-                f"The records of {guard}, {threat}, {attack} do not cover the clean images one to "
-                "one: they are incomplete, or of several seeds; select one seed first."
+                f"The records of {run.guard}, {run.threat}, {run.attack} do not cover the clean "
+                "images one to one: they are incomplete, or of several seeds: select one."
             )
         accepted, right = one["accepted"].astype(bool), one["prediction"] == y
         fooled |= accepted & ~right
         held &= accepted & right
     return RobustnessRow(
-        guard=guard,
-        threat=threat,
-        attack=attack,
-        attack_id=attack_id,
-        norm=norm,
-        eps=eps,
+        **vars(run),
         clean_accuracy=_rate(clean_right),
         clean_rejection=_rate(~clean_accepted),
         lenient=_rate(~fooled),
@@ -207,9 +191,8 @@ def accuracy_against_eps(
         rows.sort(key=lambda row: row.eps or 0.0)
         if rows[0].eps:
             clean = _by_index(records.where(guard=guard, threat=CLEAN))
-            rows.insert(
-                0, _robustness_row((guard, threat, attack, None, norm, 0.0), clean, [clean])
-            )
+            start = Run(guard, threat, attack, None, norm, 0.0)
+            rows.insert(0, _robustness_row(start, clean, [clean]))
     return curves
 
 
@@ -305,12 +288,7 @@ def detection(records: Records) -> list[Detection]:
                 )
                 rows.append(
                     Detection(
-                        guard=guard,
-                        threat=threat,
-                        attack=attack,
-                        attack_id=attack_id,
-                        norm=norm,
-                        eps=eps,
+                        *(guard, threat, attack, attack_id, norm, eps),
                         detector=detector,
                         successful=area_under_roc(normal[fooled], scores[fooled]),
                         everything=area_under_roc(normal, scores),
