@@ -160,7 +160,8 @@ class _Examiner:
         """Judges twice, at two batch sizes and in full precision, and tells the ties."""
         with torch.autocast(x.device.type, enabled=False):
             verdict = self.guard.judge(x, batch_size=self.batch_size)
-            again = self.guard.judge(x, batch_size=self.batch_size // 2 + 1)
+            other_size = min(self.batch_size, len(x)) // 2 + 1
+            again = self.guard.judge(x, batch_size=other_size)
         tie = verdict.margin < TIE_TOLERANCE
         if self.guard.rejects:
             tie |= verdict.rejection.abs() < TIE_TOLERANCE
@@ -203,8 +204,7 @@ class _Examiner:
             rows = slice(start, min(start + self.batch_size, len(self.x)))
             found, seconds = self._attacked(attack, target, rows)
             verdict, ties = self._verdict(found.x)
-            if target is self.guard:
-                self._confirm(attack, found, verdict, ties, self.y[rows])
+            self._confirm(attack, found, verdict, ties, rows, accepted=target is self.guard)
             count = len(found.x)
             part = self._columns(rows, verdict, ties)
             part |= {norm: value.float().cpu().numpy() for norm, value in found.distance.items()}
@@ -243,10 +243,14 @@ class _Examiner:
         found: Adversarial,
         verdict: Verdict,
         ties: torch.Tensor,
-        y: torch.Tensor,
+        rows: slice,
+        *,
+        accepted: bool,
     ) -> None:
-        """What an attack on the guard itself claims has to be what the guard says."""
-        fooled = verdict.accepted & (verdict.prediction != y)
+        """What an attack claims has to be what the guard says when it looks again."""
+        fooled = verdict.prediction != self.y[rows]
+        if accepted:
+            fooled &= verdict.accepted
         false = found.success & ~fooled & ~ties
         if bool(false.any()):
             raise VerificationError(
