@@ -19,6 +19,7 @@ from notsure.attacks import (
     MIM,
     PGD,
     LeastLikely,
+    NextLikely,
     RandomNoise,
     Targeted,
     Undetected,
@@ -239,6 +240,16 @@ def test_least_likely_is_never_the_true_class() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 4.0, -1.0]])
     labels = LeastLikely().labels(logits, torch.tensor([0, 1]))
     assert labels.tolist() == [2, 2]
+
+
+def test_next_likely_ranks_the_wrong_classes() -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 4.0, -1.0]])
+    y = torch.tensor([1, 1])
+    assert NextLikely(rank=1).labels(logits, y).tolist() == [2, 0]
+    assert NextLikely(rank=2).labels(logits, y).tolist() == [0, 2]
+    assert NextLikely(rank=3).labels(logits, y).tolist() == [2, 0]
+    with pytest.raises(ConfigurationError, match="from 1"):
+        NextLikely(rank=0)
 
 
 class _Masked(nn.Module):

@@ -146,6 +146,14 @@ def test_a_detector_aware_attack_passes_where_an_oblivious_one_is_caught(digits:
     assert int(found.success.sum()) > int(blind.sum()) + 20
 
 
+def test_restarts_find_the_classes_that_pass_the_detector(digits: Digits) -> None:
+    guard, x, y = digits.guard, digits.x[:120], digits.y[:120]
+    once = ns.attacks.PGD(eps=0.15)(guard, x, y).success
+    often = ns.attacks.PGD(eps=0.15, restarts=6)(guard, x, y).success
+    assert not bool((once & ~often).any())
+    assert int(often.sum()) >= int(once.sum()) + 6
+
+
 class _Stubborn(Detector):
     """Rejects everything by the same score: no attack can evade it."""
 

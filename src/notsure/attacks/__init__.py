@@ -3,7 +3,14 @@
 from notsure.attacks.base import Attack, Budget
 from notsure.attacks.bounded import BIM, FGSM, ILCM, MIM, PGD, BoundedAttack, RandomNoise
 from notsure.attacks.geometry import L1, L2, Linf, Norm
-from notsure.attacks.goals import Goal, LeastLikely, Misclassified, Targeted, Undetected
+from notsure.attacks.goals import (
+    Goal,
+    LeastLikely,
+    Misclassified,
+    NextLikely,
+    Targeted,
+    Undetected,
+)
 from notsure.attacks.objectives import CrossEntropy, DetectorAware, Margin, Objective
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "Linf",
     "Margin",
     "Misclassified",
+    "NextLikely",
     "Norm",
     "Objective",
     "RandomNoise",

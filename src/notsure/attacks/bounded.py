@@ -8,7 +8,7 @@ import torch
 
 from notsure.attacks.base import Attack, Budget
 from notsure.attacks.geometry import norm_named
-from notsure.attacks.goals import Goal, LeastLikely
+from notsure.attacks.goals import Goal, LeastLikely, NextLikely
 from notsure.attacks.objectives import CrossEntropy, DetectorAware, Objective
 from notsure.attacks.problem import Best, Problem
 from notsure.core.checks import parse_size
@@ -29,7 +29,10 @@ class BoundedAttack(Attack):
         steps: how many steps, at least 1.
         step_size: the length of a step; by default so that the steps together cross the ball
             (each attack says how).
-        restarts: how many times the search is started; further starts are random.
+        restarts: how many times the search is started; further starts are random. Against a
+            target that can reject, every other one makes for one wrong class, the likeliest
+            first: a detector that judges the predicted class lets some classes pass more easily
+            than the nearest.
         random_start: start at a random point of the ball in place of the clean image.
         confidence: the logit margin (kappa) that success takes.
         early_stop: leave a sample alone once the goal is reached. Without it every sample takes
@@ -115,6 +118,11 @@ class BoundedAttack(Attack):
             self._ascend_from(problem, best, objective, open_rows, restart)
         return best.x
 
+    def _steer(self, problem: Problem, restart: int) -> Goal | None:
+        if self.steer is not None or problem.goal.targeted or not problem.goal.undetected:
+            return self.steer
+        return NextLikely(rank=(restart + 1) // 2) if restart % 2 else None
+
     def _start(self, problem: Problem, rows: torch.Tensor, restart: int) -> torch.Tensor:
         x = problem.x[rows]
         if not self.random_start and restart == 0:
@@ -131,14 +139,14 @@ class BoundedAttack(Attack):
         rows: torch.Tensor,
         restart: int,
     ) -> None:
-        norm = norm_named(self.norm)
+        norm, steer = norm_named(self.norm), self._steer(problem, restart)
         length = self.default_step_size if self.step_size is None else float(self.step_size)
         x = problem.x[rows]
         delta = self._start(problem, rows, restart)
         momentum = torch.zeros_like(x)
         for _ in range(self.steps):
             candidate = x + delta
-            ascent = problem.ascend(candidate, rows, objective, self.steer)
+            ascent = problem.ascend(candidate, rows, objective, steer)
             reached = problem.goal.reached(ascent.response, problem.labels[rows])
             best.offer(candidate, rows, reached, ascent.value)
             gradient = ascent.gradient
@@ -159,8 +167,8 @@ class BoundedAttack(Attack):
         response = problem.ask(candidate, rows)
         goal, labels = problem.goal, problem.labels[rows]
         reached = goal.reached(response, labels)
-        if self.steer is not None:
-            goal, labels = self.steer, self.steer.labels(problem.clean.logits, problem.y)[rows]
+        if steer is not None:
+            goal, labels = steer, steer.labels(problem.clean.logits, problem.y)[rows]
         best.offer(candidate, rows, reached, objective(response, labels, goal))
 
     def with_eps(self, eps: float | str) -> BoundedAttack:

@@ -106,6 +106,28 @@ class Targeted(_ClassGoal):
 
 
 @dataclass(frozen=True)
+class NextLikely(_ClassGoal):
+    """The wrong label of a certain rank: 1 is the likeliest wrong one for the clean image.
+
+    Attributes:
+        rank: from 1; beyond the number of wrong classes it goes round.
+    """
+
+    targeted: ClassVar[bool] = True
+    rank: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank < 1:
+            raise ConfigurationError(f"rank counts from 1; got {self.rank}.")
+
+    def labels(self, clean_logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The label of that rank among the wrong ones."""
+        wrong_first = clean_logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
+        return wrong_first[:, (self.rank - 1) % (clean_logits.shape[1] - 1)]
+
+
+@dataclass(frozen=True)
 class LeastLikely(_ClassGoal):
     """The label that the target finds least likely for the clean image."""
 
