@@ -13,6 +13,7 @@ from torch import nn
 
 from notsure.core.checks import content_keys, parse_size
 from notsure.core.errors import CheckpointError, ConfigurationError
+from notsure.core.progress import progress_bar
 from notsure.core.randomness import Streams
 from notsure.core.state import derived_seed, seeded, undisturbed, weights_hash
 from notsure.core.storage import (
@@ -196,3 +197,15 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="give another one"):
         writable_folder(tmp_path / "file")
+
+
+def test_a_log_gets_lines_of_progress(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notsure.core.progress.LOG_SECONDS", -1.0)
+    with progress_bar("working", 4) as advance:
+        advance(1, "first")
+    assert "working: 1/4, about" in capsys.readouterr().err
+    with progress_bar("working", 4, shown=False) as advance:
+        advance(1, "first")
+    assert capsys.readouterr().err == ""

@@ -172,10 +172,12 @@ class _Run:
         with (
             _Interruption() as interruption,
             progress_bar(
-                f"training ({name})", self.total, shown=shown and self.rank == 0
+                f"training ({name})",
+                self.total,
+                start=self.step,
+                shown=shown and self.rank == 0,
             ) as advance,
         ):
-            advance(self.step, "")
             while self.step < self.total:
                 epoch, position = divmod(self.step, self.steps_per_epoch)
                 if position == 0:
