@@ -49,7 +49,8 @@ def demo(
     epochs: Annotated[int | None, typer.Option(help="Training epochs of each network.")] = None,
     count: Annotated[int, typer.Option(help="How many test images are attacked.")] = 500,
     eps: Annotated[
-        list[str] | None, typer.Option(help="linf budget, such as 0.3 or 8/255; may be repeated.")
+        list[str] | None,
+        typer.Option(help="linf budget, such as 0.3 or 8/255; may be repeated; fits the images."),
     ] = None,
     detector: Annotated[
         list[str] | None,
@@ -61,7 +62,7 @@ def demo(
     """Train two networks (CE, RCE), guard them, attack the guards, write the report."""
     from rich.console import Console
 
-    from notsure.demo import EPS, run_demo
+    from notsure.demo import run_demo
     from notsure.report import console_table
 
     try:
@@ -71,7 +72,7 @@ def demo(
             architecture=arch,
             epochs=epochs,
             count=count,
-            eps=eps or EPS,
+            eps=eps,
             detectors=detector or ["K-density"],
             fpr=fpr,
             seed=seed,

@@ -27,8 +27,11 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "non-ME": NonMaximalEntropy,
 }
 
-EPS = (0.05, 0.1, 0.2, 0.3)
-"""The budgets of the demo, linf in [0,1]: up to the customary one of MNIST."""
+EPS = (0.1, 0.2, 0.3)
+"""The linf budgets of the demo, up to the customary one of MNIST."""
+
+EPS_OF_SMALL_IMAGES = (0.05, 0.1, 0.15, 0.2)
+"""Those for images of less than 20 pixels a side, in which a pixel says more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ def run_demo(
     architecture: str | None = None,
     epochs: int | None = None,
     count: int = 500,
-    eps: Sequence[float | str] = EPS,
+    eps: Sequence[float | str] | None = None,
     detectors: Sequence[str] = ("K-density",),
     fpr: float = 0.01,
     seed: int = 0,
@@ -68,7 +71,7 @@ def run_demo(
         architecture: a name from `notsure.models.names()`; by default one that suits the images.
         epochs: how long each network is trained; by default as long as suits the architecture.
         count: how many test images are attacked, the first ones; clean figures are over the same.
-        eps: linf budgets, each attack runs with all of them.
+        eps: linf budgets, each attack runs with all of them; by default some that suit the images.
         detectors: "K-density", "confidence", "non-ME"; a guard is made of each.
         fpr: the share of clean images that a guard may reject.
         seed: of weights, training and attacks.
@@ -85,10 +88,13 @@ def run_demo(
         raise ConfigurationError(f"detectors are some of {', '.join(DETECTORS)}; got {unknown}.")
     if count < 1 or (epochs is not None and epochs < 1):
         raise ConfigurationError(f"count and epochs are at least 1; got {count} and {epochs}.")
-    # budgets that do not fit are told before anything is trained
-    attacks = [attack for one in eps for attack in _attacks(one)]
+    # budgets that do not fit are told before anything is loaded or trained
+    attacks = [attack for one in eps or () for attack in _attacks(one)]
     folder = writable_folder(out)
     split = data.load(source)
+    if not attacks:
+        suitable = EPS_OF_SMALL_IMAGES if _small(split.train) else EPS
+        attacks = [attack for one in suitable for attack in _attacks(one)]
     split.record.save(folder / "split.json")
     architecture = architecture or _suitable(split.train)
     recipe = default_recipe(architecture, epochs, seed)
@@ -127,8 +133,12 @@ def _attacks(eps: float | str) -> list[Attack]:
     return [FGSM(eps=eps), BIM(eps=eps), ILCM(eps=eps), PGD(eps=eps, steps=20)]
 
 
+def _small(images: Images) -> bool:
+    return images.size < 20
+
+
 def _suitable(images: Images) -> str:
-    return "digits_cnn" if images.size < 20 else "madry_cnn"
+    return "digits_cnn" if _small(images) else "madry_cnn"
 
 
 def default_recipe(architecture: str, epochs: int | None, seed: int) -> Recipe:
