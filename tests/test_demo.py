@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -191,3 +192,17 @@ except ns.NotSureError as error:
 """
     script = "\n".join([*_blocks("CONTRIBUTING.md"), use])
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+def test_the_results_page_follows_from_the_records() -> None:
+    script = runpy.run_path(str(ROOT / "results" / "mnist" / "tables.py"))
+    page = (ROOT / "docs" / "results.md").read_text()
+    records = ns.Records.read(ROOT / "results" / "mnist" / "records.parquet")
+    clean = ns.Records.read(ROOT / "results" / "mnist" / "clean.parquet")
+    for lines in (
+        script["table_1"](clean),
+        script["table_2"](records),
+        script["what_is_left"](records),
+    ):
+        assert len(lines) > 3
+        assert "\n".join(lines) in page

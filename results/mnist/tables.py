@@ -6,7 +6,6 @@ python results/mnist/tables.py
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 
 from notsure.evaluation import Records, detection, robustness
@@ -107,9 +106,9 @@ def main() -> None:
         ("table 2", table_2(records)),
         ("what is left", what_is_left(records)),
     ):
-        block = "\n".join(["", *lines, ""])
-        marker = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        text = re.sub(marker, lambda m, b=block: m[1] + b + "\n" + m[2], text, flags=re.DOTALL)
+        before, opening, rest = text.partition(f"<!-- {name} -->\n")
+        _, closing, after = rest.partition("<!-- end -->")
+        text = before + opening + "\n".join(["", *lines, "", closing]) + after
     PAGE.write_text(text, encoding="utf-8")
 
 
