@@ -90,7 +90,7 @@ def test_kdensity_uses_the_points_of_the_predicted_class() -> None:
         of_class = observation.features[y == observation.prediction[row]].double()
         squared = (observation.features[row].double() - of_class).square().sum(dim=1)
         density = torch.exp(-squared / 0.7**2).mean()
-        assert float(scores[row]) == pytest.approx(-math.log(float(density)), rel=1e-6, abs=1e-8)
+        assert scores[row].item() == pytest.approx(-math.log(density.item()), rel=1e-6, abs=1e-8)
 
 
 def test_kdensity_keeps_a_spread_of_points() -> None:

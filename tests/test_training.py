@@ -244,7 +244,10 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     subprocess.run(
         [*command, str(script), str(tmp_path)],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+        },
         check=True,
         timeout=180,
     )
