@@ -312,3 +312,10 @@ def test_files_that_hold_no_records(records: Records, tmp_path: Path) -> None:
 def test_metrics_of_incomplete_records(records: Records) -> None:
     with pytest.raises(ConfigurationError, match="do not cover"):
         robustness(Records(records.table.slice(0, 150), records.meta))
+
+
+def test_records_without_images_say_the_same(records: Records, tmp_path: Path) -> None:
+    light = Records.read(records.without_images().write(tmp_path / "light.parquet"))
+    assert robustness(light) == robustness(records)
+    assert light.table["image"].null_count == light.table["features"].null_count == len(records)
+    assert records.table["image"].null_count < len(records)

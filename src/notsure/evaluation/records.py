@@ -115,6 +115,15 @@ class Records:
             mask = this if mask is None else pc.and_(mask, this)
         return self if mask is None else Records(self.table.filter(mask), self.meta)
 
+    def without_images(self) -> Records:
+        """The same records without the images and features that were kept for the report."""
+        table = self.table
+        for name in ("image", "features"):
+            position = table.column_names.index(name)
+            nothing = pa.nulls(len(table), COLUMNS[name])
+            table = table.set_column(position, name, nothing)
+        return Records(table, self.meta)
+
     def distinct(self, *names: str) -> list[tuple[Any, ...]]:
         """The distinct combinations of values of some columns, in order of appearance."""
         rows = zip(*(self.table[name].to_pylist() for name in names), strict=True)

@@ -1,7 +1,8 @@
-"""Judges the whole test set with the two networks alone, clean and under random noise.
+"""Collects the records of a demo, and judges the whole test set with its two networks alone.
 
-python results/mnist/clean.py RUN DATA: RUN is the folder of the demo, DATA the data set. The noise
-(pang B.3, eps 0.04) is a control: networks that noise fools would not need an attack.
+python results/mnist/collect.py RUN DATA: RUN is the folder of the demo, DATA the data set. Writes
+records.parquet, the demo's without images, and clean.parquet, the networks on the whole test set,
+clean and under random noise (pang B.3, eps 0.04) as a control.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from notsure.attacks import RandomNoise
 
 
 def main(run: Path, data: str) -> None:
-    """Writes clean.parquet beside this file."""
+    """Writes records.parquet and clean.parquet beside this file."""
+    here = Path(__file__).parent
+    ns.Records.read(run / "records.parquet").without_images().write(here / "records.parquet")
     test = ns.data.load(data).test
     networks = {
         name: ns.Guard(ns.Guard.load(run / f"{name.lower()}-k-density").classifier)
@@ -31,7 +34,7 @@ def main(run: Path, data: str) -> None:
         data="mnist",
         progress=True,
     )
-    records.write(Path(__file__).with_name("clean.parquet"))
+    records.write(here / "clean.parquet")
 
 
 if __name__ == "__main__":
