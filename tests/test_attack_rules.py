@@ -420,6 +420,8 @@ def test_targets_equal_to_labels_are_refused() -> None:
         PGD(eps=0.1)(classifier, x, y, goal=Targeted(label=y))
     with pytest.raises(InputError, match="numbered"):
         PGD(eps=0.1)(classifier, x, y, goal=Targeted(label=9))
+    with pytest.raises(InputError, match="7 images but 9 labels"):
+        PGD(eps=0.1)(classifier, x, y, goal=Targeted(label=torch.arange(9) % 4))
 
 
 def test_attacks_inside_inference_mode() -> None:

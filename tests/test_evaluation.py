@@ -27,8 +27,7 @@ from tests.toys import images, small_network
 EPS = (0.1, 0.25)
 
 
-@pytest.fixture(scope="module")
-def records(digits: Digits) -> Records:
+def evaluated(digits: Digits, *, batch_size: int) -> Records:
     return ns.evaluate(
         digits.guard,
         digits.x[:90],
@@ -36,9 +35,14 @@ def records(digits: Digits) -> Records:
         attacks=[FGSM(), PGD(steps=15)],
         eps=EPS,
         seed=3,
-        batch_size=40,
+        batch_size=batch_size,
         data="digits",
     )
+
+
+@pytest.fixture(scope="module")
+def records(digits: Digits) -> Records:
+    return evaluated(digits, batch_size=40)
 
 
 def test_every_image_has_a_row_of_everything(records: Records) -> None:
@@ -210,16 +214,7 @@ def test_oblivious_results_are_shared_among_guards(
 
 
 def test_records_do_not_depend_on_the_batch_size(records: Records, digits: Digits) -> None:
-    again = ns.evaluate(
-        digits.guard,
-        digits.x[:90],
-        digits.y[:90],
-        attacks=[FGSM(), PGD(steps=15)],
-        eps=EPS,
-        seed=3,
-        batch_size=17,
-        data="digits",
-    )
+    again = evaluated(digits, batch_size=17)
     order = [("threat", "ascending"), ("attack", "ascending"), ("eps", "ascending")]
     order.append(("index", "ascending"))
     first, second = records.table.sort_by(order), again.table.sort_by(order)

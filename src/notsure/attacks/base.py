@@ -205,7 +205,7 @@ def _goal_of(goal: Goal, rows: slice, count: int) -> Goal:
     if isinstance(goal, Undetected):
         return Undetected(_goal_of(goal.goal, rows, count))
     if isinstance(goal, Targeted) and isinstance(goal.label, torch.Tensor):
-        return replace(goal, label=goal.label[rows])
+        return replace(goal, label=check_labels(goal.label, count=count)[rows])
     return goal
 
 

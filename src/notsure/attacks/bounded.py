@@ -165,10 +165,8 @@ class BoundedAttack(Attack):
             delta = norm.project(delta + step, self.radius, low, high)
         candidate = x + delta
         response = problem.ask(candidate, rows)
-        goal, labels = problem.goal, problem.labels[rows]
-        reached = goal.reached(response, labels)
-        if steer is not None:
-            goal, labels = steer, steer.labels(problem.clean.logits, problem.y)[rows]
+        reached = problem.goal.reached(response, problem.labels[rows])
+        goal, labels = problem.aim(rows, steer)
         best.offer(candidate, rows, reached, objective(response, labels, goal))
 
     def with_eps(self, eps: float | str) -> BoundedAttack:

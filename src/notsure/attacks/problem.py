@@ -58,6 +58,12 @@ class Problem:
         self.queries[rows] += 1
         return predict(self.target, images)
 
+    def aim(self, rows: torch.Tensor, steer: Goal | None) -> tuple[Goal, torch.Tensor]:
+        """What to move towards, `steer` or the judged goal, and its labels for these rows."""
+        if steer is None:
+            return self.goal, self.labels[rows]
+        return steer, steer.labels(self.clean.logits, self.y)[rows]
+
     def ascend(
         self, images: torch.Tensor, rows: torch.Tensor, objective: Objective, steer: Goal | None
     ) -> Ascent:
@@ -69,9 +75,7 @@ class Problem:
             objective: what to differentiate.
             steer: a goal to move towards in place of the one that is judged, if any.
         """
-        goal, labels = self.goal, self.labels[rows]
-        if steer is not None:
-            goal, labels = steer, steer.labels(self.clean.logits, self.y)[rows]
+        goal, labels = self.aim(rows, steer)
         with torch.inference_mode(False), torch.enable_grad():
             variable = images.detach().clone().requires_grad_()
             response = self.target.respond(variable)

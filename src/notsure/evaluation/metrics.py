@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from notsure.core.errors import ConfigurationError
 from notsure.evaluation.records import SCORE, Records
-from notsure.evaluation.threats import CLEAN, THREATS
+from notsure.evaluation.threats import CLEAN, knowledge_of
 
 Z95 = 1.959963984540054
 """The 97.5 % point of the normal distribution, for two-sided 95 % intervals."""
@@ -119,7 +119,7 @@ def robustness(records: Records) -> list[RobustnessRow]:
                 attacked = _by_index(of_threat.where(attack_id=attack_id, norm=norm, eps=eps))
                 run = Run(guard, threat, attack, attack_id, norm, eps)
                 rows.append(_robustness_row(run, clean, [attacked]))
-            known = [t for t in threats if _knowledge(t) <= _knowledge(threat)]
+            known = [t for t in threats if knowledge_of(t) <= knowledge_of(threat)]
             for norm, eps in of_threat.distinct("norm", "eps"):
                 able = [of_guard.where(threat=t, norm=norm, eps=eps) for t in known]
                 attacked_by = [
@@ -130,10 +130,6 @@ def robustness(records: Records) -> list[RobustnessRow]:
                 run = Run(guard, threat, WORST_CASE, None, norm, eps)
                 rows.append(_robustness_row(run, clean, [clean, *attacked_by]))
     return rows
-
-
-def _knowledge(threat: str) -> int:
-    return THREATS[threat].knowledge if threat in THREATS else 0
 
 
 def _by_index(records: Records) -> dict[str, npt.NDArray[Any]]:

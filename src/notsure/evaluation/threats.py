@@ -71,6 +71,11 @@ class WhiteBox(Threat):
 THREATS: dict[str, Threat] = {threat.name: threat for threat in (Oblivious(), WhiteBox())}
 
 
+def knowledge_of(threat: str) -> int:
+    """How much the attacker of the threat of that name knows; 0 for one that is not known here."""
+    return THREATS[threat].knowledge if threat in THREATS else 0
+
+
 def threat_named(threat: str | Threat) -> Threat:
     """The threat of that name, or the one that was given.
 

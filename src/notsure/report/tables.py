@@ -19,7 +19,7 @@ from notsure.evaluation.metrics import (
     robustness,
 )
 from notsure.evaluation.records import Records
-from notsure.evaluation.threats import CLEAN, THREATS
+from notsure.evaluation.threats import CLEAN, knowledge_of
 from notsure.report.formatting import budget_text, number, rate_short, rate_text, setting_text
 
 _Key = tuple[str, str, str, str | None, float | None]
@@ -99,16 +99,12 @@ def check_records(records: Records) -> None:
 def threats_of(records: Records) -> list[str]:
     """The threats that the records hold, the one that knows least first."""
     names = [threat for (threat,) in records.distinct("threat") if threat != CLEAN]
-    return sorted(names, key=_knowledge)
+    return sorted(names, key=knowledge_of)
 
 
 def strongest_threat(threats: Sequence[str]) -> str:
     """The one of some threats that knows most."""
-    return max(threats, key=_knowledge)
-
-
-def _knowledge(threat: str) -> int:
-    return THREATS[threat].knowledge if threat in THREATS else 0
+    return max(threats, key=knowledge_of)
 
 
 def robustness_table(records: Records) -> list[RobustnessLine]:
@@ -222,7 +218,7 @@ def _budget_order(norm: str | None, eps: float | None) -> tuple[bool, str, float
 
 
 def _in_order(by_threat: dict[str, Any]) -> dict[str, Any]:
-    return {threat: by_threat[threat] for threat in sorted(by_threat, key=_knowledge)}
+    return {threat: by_threat[threat] for threat in sorted(by_threat, key=knowledge_of)}
 
 
 def console_table(records: Records) -> list[Table]:
