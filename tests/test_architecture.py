@@ -16,6 +16,7 @@ ROOMS = [
     "models",
     "data",
     "classifier",
+    "views",
     "attacks",
     "observation",
     "detectors",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from notsure.core.target import NOT_SURE, Adversarial, Response, Target
     from notsure.evaluation import Records, evaluate
     from notsure.guard import Guard, Verdict
+    from notsure.views import DecisionsOnly, ScoresOnly
 
 __version__ = "0.1.0"
 
@@ -23,9 +24,11 @@ _HOMES = {
     "NOT_SURE": "notsure.core.target",
     "Adversarial": "notsure.core.target",
     "Classifier": "notsure.classifier",
+    "DecisionsOnly": "notsure.views",
     "Guard": "notsure.guard",
     "Records": "notsure.evaluation",
     "Response": "notsure.core.target",
+    "ScoresOnly": "notsure.views",
     "Target": "notsure.core.target",
     "Verdict": "notsure.guard",
     "evaluate": "notsure.evaluation",
@@ -36,10 +39,12 @@ __all__ = [
     "NOT_SURE",
     "Adversarial",
     "Classifier",
+    "DecisionsOnly",
     "Guard",
     "NotSureError",
     "Records",
     "Response",
+    "ScoresOnly",
     "Target",
     "Verdict",
     "attacks",

@@ -11,10 +11,14 @@ from notsure.attacks.goals import (
     Targeted,
     Undetected,
 )
+from notsure.attacks.gradients import BPDA, EOT, NaturalEvolution
 from notsure.attacks.objectives import CrossEntropy, DetectorAware, Margin, Objective
+from notsure.attacks.problem import Autograd, GradientSource
 
 __all__ = [
     "BIM",
+    "BPDA",
+    "EOT",
     "FGSM",
     "ILCM",
     "L1",
@@ -22,15 +26,18 @@ __all__ = [
     "MIM",
     "PGD",
     "Attack",
+    "Autograd",
     "BoundedAttack",
     "Budget",
     "CrossEntropy",
     "DetectorAware",
     "Goal",
+    "GradientSource",
     "LeastLikely",
     "Linf",
     "Margin",
     "Misclassified",
+    "NaturalEvolution",
     "NextLikely",
     "Norm",
     "Objective",

@@ -13,13 +13,14 @@ from torch import nn
 
 from notsure.attacks.geometry import Norm
 from notsure.attacks.goals import Goal, Misclassified, Targeted, Undetected
-from notsure.attacks.problem import Problem, predict
+from notsure.attacks.problem import AUTOGRAD, VOTES, GradientSource, Problem
 from notsure.classifier import Classifier, as_target
 from notsure.core.checks import check_images, check_labels, content_keys
 from notsure.core.errors import ConfigurationError, UnsupportedError, VerificationError
 from notsure.core.randomness import Streams
-from notsure.core.state import undisturbed
-from notsure.core.target import Adversarial, Target, distances
+from notsure.core.state import derived_seed, seeded, undisturbed
+from notsure.core.target import Access, Adversarial, Target, access_of, distances
+from notsure.views import View
 
 BUDGET_TOLERANCE = 1e-6
 """How far |x' - x| may exceed eps: the rounding of x + delta in float32."""
@@ -41,8 +42,18 @@ class Attack(ABC):
     target, and leaves target, caller's tensors and global random state as they were.
     """
 
-    needs_gradient: ClassVar[bool] = True
-    """Whether it differentiates the target."""
+    needs: ClassVar[Access] = Access.GRADIENTS
+    """What it has to see of the target."""
+
+    @property
+    def source(self) -> GradientSource:
+        """Where its gradients come from."""
+        return AUTOGRAD
+
+    @property
+    def query_budget(self) -> int | None:
+        """How many forward passes it may spend on a sample; None for any."""
+        return None
 
     @property
     def budget(self) -> Budget | None:
@@ -82,11 +93,13 @@ class Attack(ABC):
         seed: int = 0,
         goal: Goal | None = None,
         batch_size: int = 256,
+        votes: int = VOTES,
     ) -> Adversarial:
         """Attacks a batch.
 
         The result of a sample depends on the target, the sample and the seed alone, up to
-        rounding: not on its batch mates, the batch size or the order.
+        rounding: not on its batch mates, the batch size or the order. Of a stochastic target this
+        holds as far as its layers draw from the samples' own streams, as notsure's do.
 
         Args:
             target: a Classifier, a Guard, any other Target, or a bare module on [0,1] images.
@@ -96,6 +109,7 @@ class Attack(ABC):
             goal: what counts as success. By default any wrong label, which a target that can
                 reject has to accept as well.
             batch_size: how many images are worked on at a time; memory grows with it.
+            votes: how many draws of a stochastic target decide whether the goal is reached.
 
         Returns:
             The images with success, distances and costs per sample; a sample that was not fooled
@@ -103,39 +117,94 @@ class Attack(ABC):
 
         Raises:
             InputError: images or labels are not what they have to be.
-            ConfigurationError: the budget does not fit images of this size.
+            ConfigurationError: the budget does not fit images of this size, or the queries do not
+                suffice for a single step.
             UnsupportedError: the attack does not apply to this target.
         """
         target = as_target(target)
-        if self.needs_gradient and not target.differentiable:
-            raise UnsupportedError(
-                f"{self.name} needs gradients, which {type(target).__name__} does not have: use an "
-                "attack that needs none, such as RandomNoise."
-            )
+        self.require(target)
+        if votes < 1:
+            raise ConfigurationError(f"votes is a number of draws, at least 1; got {votes}.")
         with torch.inference_mode(False):
             x, y = _checked(target, x, y)
         if self.budget is not None:
             _check_budget(self.budget, x[0].numel())
         goal = goal or self.default_goal(target)
         parts = []
-        with torch.inference_mode(False), torch.no_grad(), undisturbed(target, x.device):
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            undisturbed(target, x.device),
+            seeded(derived_seed(seed, "attack"), x.device),
+        ):
             keys = content_keys(x)
             for start in range(0, len(x), batch_size):
                 rows = slice(start, start + batch_size)
-                part_goal = _goal_of(goal, rows, len(x))
                 streams = Streams.of(keys[rows], seed)
-                parts.append(self._attack_batch(target, x[rows], y[rows], part_goal, streams))
+                problem = Problem(
+                    target,
+                    x[rows],
+                    y[rows],
+                    _goal_of(goal, rows, len(x)),
+                    streams,
+                    source=self.source,
+                    query_budget=self.query_budget,
+                    votes=votes,
+                )
+                parts.append(judged(problem, self.search(problem), self.budget))
         return Adversarial.joined(parts)
 
-    def _attack_batch(
-        self, target: Target, x: torch.Tensor, y: torch.Tensor, goal: Goal, streams: Streams
-    ) -> Adversarial:
-        clean = predict(target, x)
-        y = check_labels(y, count=len(x), num_classes=clean.logits.shape[1])
-        labels = goal.labels(clean.logits, y)
-        problem = Problem(target, x, y, goal, labels, clean, streams)
-        proposal = self.search(problem)
-        return judged(problem, proposal, self.budget)
+    def require(self, target: Target) -> None:
+        """Checks that the target shows what the attack has to see.
+
+        Raises:
+            UnsupportedError: it does not.
+        """
+        if self.needs < Access.GRADIENTS:
+            if access_of(target) >= self.needs:
+                return
+        elif self.source.fits(target):
+            return
+        hint = ""
+        if self.needs == Access.GRADIENTS and isinstance(target, nn.Module):
+            hint = (
+                " Where a part of it declares differentiable = False, give gradient=BPDA() to "
+                "attack through it."
+            )
+        raise UnsupportedError(
+            f"{self.name} needs {self.needs.name.lower()}, and {type(target).__name__} shows "
+            f"{access_of(target).name.lower()} only. "
+            f"Attacks that apply: {', '.join(_applicable(access_of(target)))}.{hint}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(Attack):
+    """An attack that follows gradients.
+
+    Attributes:
+        gradient: where they come from: `Autograd()`, `EOT(n=20)` for stochastic targets, `BPDA()`
+            through parts that declare themselves not differentiable.
+    """
+
+    gradient: GradientSource = AUTOGRAD
+
+    @property
+    def source(self) -> GradientSource:
+        """Where its gradients come from."""
+        return self.gradient
+
+
+def _applicable(access: Access) -> list[str]:
+    """The names of the public attacks that need no more than this."""
+    found, kinds = [], list(Attack.__subclasses__())
+    while kinds:
+        kind = kinds.pop()
+        kinds.extend(kind.__subclasses__())
+        public = kind.__module__.startswith("notsure.") and not kind.__abstractmethods__
+        if public and kind.needs <= access and not kind.__name__.startswith("_"):
+            found.append(kind.__name__)
+    return sorted(set(found))
 
 
 def judged(problem: Problem, proposal: torch.Tensor, budget: Budget | None) -> Adversarial:
@@ -162,16 +231,13 @@ def judged(problem: Problem, proposal: torch.Tensor, budget: Budget | None) -> A
         over = float((budget.norm.distance(proposal - x) - budget.eps).max())
         if over > BUDGET_TOLERANCE * max(1.0, budget.eps):
             raise VerificationError(f"A projected image exceeds its budget by {over:.3g}.")
-    everything = torch.arange(len(x), device=x.device)
-    response = problem.ask(proposal, everything)
-    success = problem.goal.reached(response, problem.labels)
+    success = problem.judge(proposal)
     # where the clean image does it already, nothing has to be changed
-    untouched = problem.goal.reached(problem.clean, problem.labels)
-    keep = success & ~untouched
+    keep = success & ~problem.untouched
     images = torch.where(keep.view(-1, 1, 1, 1), proposal, x)
     return Adversarial(
         x=images,
-        success=success | untouched,
+        success=success | problem.untouched,
         distance=distances(x, images),
         queries=problem.queries,
         gradients=problem.gradients,
@@ -181,7 +247,7 @@ def judged(problem: Problem, proposal: torch.Tensor, budget: Budget | None) -> A
 
 def _checked(target: Target, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     classifier = getattr(target, "classifier", target)
-    if isinstance(classifier, Classifier):
+    if isinstance(classifier, Classifier | View):
         x = classifier.check(x)
     else:
         check_images(x)

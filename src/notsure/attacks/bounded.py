@@ -6,17 +6,18 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from notsure.attacks.base import Attack, Budget
+from notsure.attacks.base import Budget, GradientAttack
 from notsure.attacks.geometry import norm_named
 from notsure.attacks.goals import Goal, LeastLikely, NextLikely
 from notsure.attacks.objectives import CrossEntropy, DetectorAware, Objective
 from notsure.attacks.problem import Best, Problem
 from notsure.core.checks import parse_size
 from notsure.core.errors import ConfigurationError
+from notsure.core.target import Access
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundedAttack(Attack):
+class BoundedAttack(GradientAttack):
     """Steepest ascent in a ball: the loop behind FGSM, BIM, PGD, MIM and ILCM.
 
     Each step costs one forward and one backward pass, whose answer tells at once who has fallen;
@@ -147,9 +148,8 @@ class BoundedAttack(Attack):
         for _ in range(self.steps):
             candidate = x + delta
             ascent = problem.ascend(candidate, rows, objective, steer)
-            reached = problem.goal.reached(ascent.response, problem.labels[rows])
+            gradient, reached = ascent.gradient, ascent.reached
             best.offer(candidate, rows, reached, ascent.value)
-            gradient = ascent.gradient
             if self.early_stop and bool(reached.any()):
                 left = ~reached
                 rows, x, delta = rows[left], x[left], delta[left]
@@ -164,10 +164,9 @@ class BoundedAttack(Attack):
             step = norm.steepest_step(gradient, length, low - delta, high - delta)
             delta = norm.project(delta + step, self.radius, low, high)
         candidate = x + delta
-        response = problem.ask(candidate, rows)
-        reached = problem.goal.reached(response, problem.labels[rows])
+        answer = problem.ask(candidate, rows)
         goal, labels = problem.aim(rows, steer)
-        best.offer(candidate, rows, reached, objective(response, labels, goal))
+        best.offer(candidate, rows, answer.reached, objective(answer.response, labels, goal))
 
     def with_eps(self, eps: float | str) -> BoundedAttack:
         """The same attack in another ball; a step size that was given keeps its share of eps."""
@@ -186,7 +185,7 @@ class RandomNoise(BoundedAttack):
     is uniform in the ball. `restarts` is the number of points tried; `steps` is 0.
     """
 
-    needs_gradient = False
+    needs = Access.DECISIONS
     steps: int = 0
     random_start: bool = True
 

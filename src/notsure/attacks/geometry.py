@@ -53,6 +53,26 @@ class Norm(ABC):
         """
 
     @abstractmethod
+    def shortest_step(
+        self, gradient: torch.Tensor, rise: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """The shortest step that makes a linear function grow by `rise` within the box.
+
+        That is the exact projection onto the half-space <gradient, step> >= rise and the box at
+        once, in this norm. Where the box does not hold such a step, the one that rises most.
+
+        Args:
+            gradient: of the function (B, C, H, W).
+            rise: how much it has to grow (B,); the step is 0 where that is not positive.
+            low: the room left downwards (B, C, H, W), at most 0.
+            high: the room left upwards (B, C, H, W), at least 0.
+        """
+
+    @abstractmethod
+    def dual(self, gradient: torch.Tensor) -> torch.Tensor:
+        """How much a linear function grows over a step of length 1, (B,): the dual norm."""
+
+    @abstractmethod
     def largest_radius(self, size: int) -> float:
         """The radius beyond which the ball around any image of `size` values holds the box."""
 
@@ -82,6 +102,18 @@ class Linf(Norm):
     ) -> torch.Tensor:
         """The sign of the gradient times the length."""
         return gradient.sign() * length
+
+    def shortest_step(
+        self, gradient: torch.Tensor, rise: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """Every pixel by the same amount, or as far as its room goes."""
+        slope, room, flat = _slopes(gradient, low, high)
+        size = _level(room, slope, rise)
+        return (flat.sign() * size.minimum(room)).view_as(gradient)
+
+    def dual(self, gradient: torch.Tensor) -> torch.Tensor:
+        """How much a linear function grows over a step of length 1, (B,)."""
+        return gradient.abs().flatten(1).sum(dim=1)
 
     def largest_radius(self, size: int) -> float:
         """1: no pixel can change by more."""
@@ -147,6 +179,22 @@ class L2(Norm):
         gradient = gradient / torch.where(peak > 0, peak, 1)
         size = _per_sample(self.distance(gradient), gradient)
         return gradient * (length / size.clamp_min(1e-30))
+
+    def shortest_step(
+        self, gradient: torch.Tensor, rise: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """Every pixel in proportion to its slope, or as far as its room goes."""
+        slope, room, flat = _slopes(gradient, low, high)
+        peak = slope.amax(dim=1, keepdim=True)
+        slope = slope / torch.where(peak > 0, peak, 1)
+        # pixel i stops moving at the factor room / slope; until then it rises by slope**2
+        stops = room / slope.clamp_min(1e-30)
+        factor = _level(stops, slope.square(), rise / peak[:, 0].clamp_min(1e-30))
+        return (flat.sign() * (slope * factor).minimum(room)).view_as(gradient)
+
+    def dual(self, gradient: torch.Tensor) -> torch.Tensor:
+        """How much a linear function grows over a step of length 1, (B,)."""
+        return self.distance(gradient)
 
     def largest_radius(self, size: int) -> float:
         """The length of the box's diagonal."""
@@ -218,9 +266,53 @@ class L1(Norm):
         steps = steps.minimum((length - used_before).clamp_min(0))
         return torch.zeros_like(flat).scatter_(1, order, steps).mul_(flat.sign()).view_as(gradient)
 
+    def shortest_step(
+        self, gradient: torch.Tensor, rise: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        """The steepest pixels first, each as far as its room goes, the last one in part."""
+        slope, room, flat = _slopes(gradient, low, high)
+        order = slope.argsort(dim=1, descending=True)
+        steps, slopes = room.gather(1, order), slope.gather(1, order)
+        rises = steps * slopes
+        missing = (rise[:, None].clamp_min(0) - (rises.cumsum(dim=1) - rises)).clamp_min(0)
+        steps = steps.minimum(missing / slopes.clamp_min(1e-30))
+        return torch.zeros_like(flat).scatter_(1, order, steps).mul_(flat.sign()).view_as(gradient)
+
+    def dual(self, gradient: torch.Tensor) -> torch.Tensor:
+        """How much a linear function grows over a step of length 1, (B,)."""
+        return gradient.abs().flatten(1).amax(dim=1)
+
     def largest_radius(self, size: int) -> float:
         """The number of pixel values."""
         return float(size)
+
+
+def _slopes(
+    gradient: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each pixel's slope and its room the way it rises, both at least 0, and the gradient, flat."""
+    flat = gradient.flatten(1)
+    room = torch.where(flat > 0, high.flatten(1), -low.flatten(1)).clamp_min(0)
+    return torch.where(room > 0, flat.abs(), 0), torch.where(flat == 0, 0, room), flat
+
+
+def _level(stops: torch.Tensor, slopes: torch.Tensor, rise: torch.Tensor) -> torch.Tensor:
+    """The t at which sum_i slopes_i * min(t, stops_i) reaches `rise`, (B, 1); its end if never.
+
+    The sum is piecewise linear and concave in t, with a kink wherever a pixel stops: sorting the
+    stops finds t exactly.
+    """
+    stops, order = stops.sort(dim=1)
+    slopes = slopes.gather(1, order)
+    # before stop i the sum grows with the slopes of all that have not stopped
+    running = slopes.flip(1).cumsum(dim=1).flip(1)
+    gaps = torch.cat([stops[:, :1], stops[:, 1:] - stops[:, :-1]], dim=1)
+    sums = (running * gaps).cumsum(dim=1)
+    wanted = rise[:, None].clamp_min(0)
+    last = (sums < wanted).sum(dim=1, keepdim=True).clamp(max=stops.shape[1] - 1)
+    short = (sums.gather(1, last) - wanted) / running.gather(1, last).clamp_min(1e-30)
+    level = stops.gather(1, last) - short.clamp_min(0)
+    return torch.where(wanted > 0, level.clamp_min(0), 0)
 
 
 def _movable(gradient: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:

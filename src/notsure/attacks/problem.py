@@ -2,23 +2,82 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
 from notsure.attacks.goals import Goal
 from notsure.attacks.objectives import Objective
-from notsure.core.randomness import Streams
-from notsure.core.target import Response, Target
+from notsure.core.checks import check_labels
+from notsure.core.errors import UnsupportedError, VerificationError
+from notsure.core.randomness import Streams, drawing_from
+from notsure.core.target import Access, Response, Target
+
+Function = Callable[[Response], torch.Tensor]
+"""What is differentiated: an answer for R images to values (R,), or (R, M) for M of them."""
+
+VOTES = 15
+"""How many draws of a stochastic target decide whether a goal is reached."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ascent:
-    """What one forward and backward pass tells about some rows of the batch."""
+class Answer:
+    """What the target says of some rows of the batch.
+
+    Attributes:
+        response: logits and rejection; the mean over the draws of a stochastic target.
+        reached: bool (R,), where the goal is reached; by most draws of a stochastic target.
+    """
 
     response: Response
+    reached: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Ascent(Answer):
+    """What a forward and a backward pass tell about some rows of the batch.
+
+    Attributes:
+        value: what was differentiated, (R,) or (R, M).
+        gradient: its derivative, (R, C, H, W) or (R, M, C, H, W).
+    """
+
     value: torch.Tensor
     gradient: torch.Tensor
+
+
+class GradientSource(ABC):
+    """Where a gradient comes from: differentiation, averages of it, or queries."""
+
+    needs: ClassVar[Access] = Access.GRADIENTS
+
+    @abstractmethod
+    def ascend(
+        self, problem: Problem, images: torch.Tensor, rows: torch.Tensor, function: Function
+    ) -> Ascent:
+        """Answer, value and gradient at candidates (R, C, H, W) for these rows, int64 (R,)."""
+
+    def fits(self, target: Target) -> bool:
+        """Whether the target shows what this source needs."""
+        return target.differentiable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autograd(GradientSource):
+    """One forward and one backward pass."""
+
+    def ascend(
+        self, problem: Problem, images: torch.Tensor, rows: torch.Tensor, function: Function
+    ) -> Ascent:
+        """Answer, value and gradient at the candidates."""
+        return problem.differentiate(images, rows, function)
+
+
+AUTOGRAD = Autograd()
+"""The usual source."""
 
 
 @dataclass(eq=False)
@@ -33,6 +92,11 @@ class Problem:
         labels: the labels that the goal speaks of (B,).
         clean: the target's answer to the clean images.
         streams: the samples' random streams.
+        source: where gradients come from.
+        query_budget: how many forward passes a sample may take, the clean one included; None for
+            any.
+        votes: how many draws of a stochastic target decide.
+        untouched: where the clean image reaches the goal already, bool (B,).
         queries: forward passes per sample (B,).
         gradients: backward passes per sample (B,).
         dead_gradients: backward passes whose gradient was zero or not finite, per sample (B,).
@@ -42,21 +106,44 @@ class Problem:
     x: torch.Tensor
     y: torch.Tensor
     goal: Goal
-    labels: torch.Tensor
-    clean: Response
     streams: Streams
+    source: GradientSource = AUTOGRAD
+    query_budget: int | None = None
+    votes: int = VOTES
+    labels: torch.Tensor = field(init=False)
+    clean: Response = field(init=False)
+    untouched: torch.Tensor = field(init=False)
     queries: torch.Tensor = field(init=False)
     gradients: torch.Tensor = field(init=False)
     dead_gradients: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         count = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
-        self.queries, self.gradients, self.dead_gradients = count + 1, count, count.clone()
+        self.queries, self.gradients, self.dead_gradients = count, count.clone(), count.clone()
+        everything = torch.arange(len(self.x), device=self.x.device)
+        # the goal's labels follow from the first answer, so that it cannot be judged before
+        answers = [self.draw(self.x, everything) for _ in range(self.draws)]
+        self.clean = _mean(answers)
+        self.y = check_labels(self.y, count=len(self.x), num_classes=self.clean.logits.shape[1])
+        self.labels = self.goal.labels(self.clean.logits, self.y)
+        self.untouched = _majority([self.goal.reached(one, self.labels) for one in answers])
 
-    def ask(self, images: torch.Tensor, rows: torch.Tensor) -> Response:
-        """The target's answer to candidates for these rows, without gradients."""
-        self.queries[rows] += 1
-        return predict(self.target, images)
+    @property
+    def draws(self) -> int:
+        """How many forward passes one answer takes."""
+        return self.votes if self.target.stochastic else 1
+
+    def left(self, rows: torch.Tensor) -> torch.Tensor:
+        """How many answers each of these rows may still ask for, int64 (R,)."""
+        if self.query_budget is None:
+            return torch.full_like(rows, torch.iinfo(torch.int64).max)
+        return (self.query_budget - self.queries[rows]) // self.draws
+
+    def ask(self, images: torch.Tensor, rows: torch.Tensor) -> Answer:
+        """The target's answer to candidates (R, C, H, W) for these rows, without gradients."""
+        answers = [self.draw(images, rows) for _ in range(self.draws)]
+        labels = self.labels[rows]
+        return Answer(_mean(answers), _majority([self.goal.reached(a, labels) for a in answers]))
 
     def aim(self, rows: torch.Tensor, steer: Goal | None) -> tuple[Goal, torch.Tensor]:
         """What to move towards, `steer` or the judged goal, and its labels for these rows."""
@@ -65,7 +152,11 @@ class Problem:
         return steer, steer.labels(self.clean.logits, self.y)[rows]
 
     def ascend(
-        self, images: torch.Tensor, rows: torch.Tensor, objective: Objective, steer: Goal | None
+        self,
+        images: torch.Tensor,
+        rows: torch.Tensor,
+        objective: Objective,
+        steer: Goal | None = None,
     ) -> Ascent:
         """Answer, objective and its gradient at candidates for these rows.
 
@@ -76,36 +167,111 @@ class Problem:
             steer: a goal to move towards in place of the one that is judged, if any.
         """
         goal, labels = self.aim(rows, steer)
+        return self.slope(images, rows, lambda response: objective(response, labels, goal))
+
+    def slope(self, images: torch.Tensor, rows: torch.Tensor, function: Function) -> Ascent:
+        """Answer, any function of it and its gradients at candidates for these rows."""
+        ascent = self.source.ascend(self, images, rows, function)
+        if self.target.stochastic and bool(ascent.reached.any()):
+            # the draws of the gradient may be few, or lucky: a vote decides
+            hits = ascent.reached.nonzero().flatten()
+            ascent.reached[hits] = self.ask(images[hits], rows[hits]).reached
+        return ascent
+
+    def differentiate(self, images: torch.Tensor, rows: torch.Tensor, function: Function) -> Ascent:
+        """One draw of the answer and the gradients of a function of it, by autograd.
+
+        A function of M values a sample costs one forward and M backward passes, in one sweep.
+        """
         with torch.inference_mode(False), torch.enable_grad():
             variable = images.detach().clone().requires_grad_()
-            response = self.target.respond(variable)
-            value = objective(response, labels, goal)
-            (gradient,) = torch.autograd.grad(value.sum(), variable)
-        finite = torch.isfinite(gradient).flatten(1).all(dim=1)
-        alive = finite & (gradient != 0).flatten(1).any(dim=1)
+            response = self._respond(variable, rows)
+            value = function(response)
+            if not value.requires_grad:
+                raise UnsupportedError(
+                    f"No gradient of {type(self.target).__name__} reaches the input: the network "
+                    "detaches it or works outside torch. Declare differentiable = False on the "
+                    "part that does and use BPDA, or a query attack such as Square."
+                )
+            gradient = _gradients(value, variable)
+        flat = gradient.flatten(value.ndim)
+        finite = torch.isfinite(flat).all(dim=-1)
+        alive = finite & (flat != 0).any(dim=-1)
         if not bool(finite.all()):
-            gradient = torch.where(finite.view(-1, 1, 1, 1), gradient, 0)
+            mask = finite.view(*finite.shape, *([1] * (gradient.ndim - finite.ndim)))
+            gradient = torch.where(mask, gradient, 0)
         self.queries[rows] += 1
-        self.gradients[rows] += 1
-        self.dead_gradients[rows] += (~alive).long()
+        passes = 1 if value.ndim == 1 else value.shape[1]
+        self.gradients[rows] += passes
+        self.dead_gradients[rows] += (~alive).long().view(len(rows), -1).sum(dim=1)
+        answer = _detached(response)
+        reached = self.goal.reached(answer, self.labels[rows])
+        return Ascent(answer, reached, value.detach(), gradient)
+
+    def judge(self, images: torch.Tensor) -> torch.Tensor:
+        """Where the goal is reached, bool (B,), by fresh draws that are not the attacker's."""
+        before, limit = self.queries.clone(), self.query_budget
+        self.query_budget = None
+        everything = torch.arange(len(images), device=images.device)
+        reached = self.ask(images, everything).reached
+        self.queries, self.query_budget = before, limit
+        return reached
+
+    def draw(self, images: torch.Tensor, rows: torch.Tensor) -> Response:
+        """One forward pass without gradients; of a stochastic target one of many answers."""
+        if self.query_budget is not None and bool((self.queries[rows] >= self.query_budget).any()):
+            raise VerificationError(
+                f"An attack asked for more than its budget of {self.query_budget} queries a sample."
+            )
+        with torch.inference_mode():
+            response = self._respond(images, rows)
+        self.queries[rows] += 1
+        # clones made outside are ordinary tensors again, which may be changed in place
         rejection = response.rejection
-        answer = Response(
-            response.logits.detach(), None if rejection is None else rejection.detach()
-        )
-        return Ascent(answer, value.detach(), gradient)
+        return Response(response.logits.clone(), None if rejection is None else rejection.clone())
+
+    def _respond(self, images: torch.Tensor, rows: torch.Tensor) -> Response:
+        if not self.target.stochastic:
+            return self.target.respond(images)
+        # a draw is a function of the sample and of how many it has had, not of its batch mates
+        with drawing_from(self.streams.select(rows).fork(-1).fork(self.queries[rows])):
+            return self.target.respond(images)
 
 
-def predict(target: Target, x: torch.Tensor) -> Response:
-    """The target's answer, computed without any graph."""
-    with torch.inference_mode():
-        response = target.respond(x)
-    # clones made outside are ordinary tensors again, which may be changed in place
+def _gradients(value: torch.Tensor, variable: torch.Tensor) -> torch.Tensor:
+    if value.ndim == 1:
+        (gradient,) = torch.autograd.grad(value.sum(), variable)
+        return gradient
+    parts = [
+        torch.autograd.grad(value[:, m].sum(), variable, retain_graph=m + 1 < value.shape[1])[0]
+        for m in range(value.shape[1])
+    ]
+    return torch.stack(parts, dim=1)
+
+
+def _detached(response: Response) -> Response:
     rejection = response.rejection
-    return Response(response.logits.clone(), None if rejection is None else rejection.clone())
+    return Response(response.logits.detach(), None if rejection is None else rejection.detach())
+
+
+def _mean(answers: list[Response]) -> Response:
+    if len(answers) == 1:
+        return answers[0]
+    rejections = [answer.rejection for answer in answers if answer.rejection is not None]
+    return Response(
+        torch.stack([answer.logits for answer in answers]).mean(dim=0),
+        torch.stack(rejections).mean(dim=0) if rejections else None,
+    )
+
+
+def _majority(reached: list[torch.Tensor]) -> torch.Tensor:
+    if len(reached) == 1:
+        return reached[0]
+    return torch.stack(reached).double().mean(dim=0) > 0.5
 
 
 class Best:
-    """The best candidate of each sample so far.
+    """The best candidate of each sample so far: of the largest objective.
 
     Attributes:
         x: (B, C, H, W), the candidate; the clean image until one was offered.
@@ -115,7 +281,7 @@ class Best:
 
     def __init__(self, problem: Problem) -> None:
         self.x = problem.x.clone()
-        self.reached = problem.goal.reached(problem.clean, problem.labels)
+        self.reached = problem.untouched.clone()
         self.value = torch.full(
             (len(self.x),), -torch.inf, dtype=problem.x.dtype, device=problem.x.device
         )

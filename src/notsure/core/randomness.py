@@ -9,7 +9,9 @@ once on torch's 64-bit integers, whose arithmetic wraps around as the algorithm 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -57,9 +59,14 @@ class Streams:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def fork(self, purpose: int) -> Streams:
-        """Streams independent of these ones and of those of every other purpose."""
-        mixed = _mix(torch.tensor([purpose], dtype=torch.int64, device=self.keys.device) + _WEYL)
+    def fork(self, purpose: int | torch.Tensor) -> Streams:
+        """Streams independent of these ones and of those of every other purpose.
+
+        Args:
+            purpose: one for all samples, or one each, int64 (B,).
+        """
+        given = torch.as_tensor(purpose, dtype=torch.int64, device=self.keys.device)
+        mixed = _mix(given.reshape(-1) + _WEYL)
         return Streams(_mix((self.keys ^ mixed) + _WEYL))
 
     def select(self, rows: torch.Tensor) -> Streams:
@@ -96,3 +103,36 @@ class Streams:
     ) -> torch.Tensor:
         """Exponential numbers of mean 1, (B, *shape)."""
         return self.uniform(shape, dtype=dtype).log_().neg_()
+
+
+class _Source:
+    """The streams that a pass over a stochastic network draws from, and how often it has."""
+
+    def __init__(self, streams: Streams) -> None:
+        self.streams, self.drawn = streams, 0
+
+
+_SOURCE: ContextVar[_Source | None] = ContextVar("notsure_streams", default=None)
+
+
+@contextmanager
+def drawing_from(streams: Streams) -> Iterator[None]:
+    """Inside, `own_streams` hands out these streams: one for each sample of the batch."""
+    token = _SOURCE.set(_Source(streams))
+    try:
+        yield
+    finally:
+        _SOURCE.reset(token)
+
+
+def own_streams(count: int) -> Streams | None:
+    """Fresh streams for a stochastic layer's pass over `count` samples, or None.
+
+    None where no caller named the samples' streams, or for another number of samples: the layer
+    then draws from torch's global generator, as layers do.
+    """
+    source = _SOURCE.get()
+    if source is None or len(source.streams) != count:
+        return None
+    source.drawn += 1
+    return source.streams.fork(source.drawn)

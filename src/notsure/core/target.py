@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -43,6 +44,17 @@ class Response:
         return Response(self.logits[rows], rejection)
 
 
+class Access(IntEnum):
+    """What an attacker gets to see of a target; who sees more sees the rest as well."""
+
+    DECISIONS = 0
+    """The label, or NOT SURE."""
+    SCORES = 1
+    """The logits, and whether the answer stands."""
+    GRADIENTS = 2
+    """Logits and rejection with their derivatives."""
+
+
 @runtime_checkable
 class Target(Protocol):
     """What an attack sees: a Classifier, a Guard, or a view that shows less of one."""
@@ -75,6 +87,14 @@ class Target(Protocol):
         ...
 
 
+def access_of(target: Target) -> Access:
+    """What the target shows: what it says itself as `access`, otherwise gradients or scores."""
+    declared = getattr(target, "access", None)
+    if isinstance(declared, Access):
+        return declared
+    return Access.GRADIENTS if target.differentiable else Access.SCORES
+
+
 def distances(x: torch.Tensor, other: torch.Tensor) -> dict[str, torch.Tensor]:
     """The distances between two batches of images, each (B,): l0 counts pixel values."""
     delta = (other - x).flatten(1)
@@ -96,7 +116,8 @@ class Adversarial:
             where the attack failed.
         success: bool (B,), judged by running the target again on `x`.
         distance: "l0", "l1", "l2", "linf" to the clean image, each (B,), in [0,1] pixel units.
-        queries: int64 (B,), forward passes spent on the sample, the judging passes included.
+        queries: int64 (B,), forward passes that the attacker spent on the sample, the one over the
+            clean image included; the framework's own judging comes on top.
         gradients: int64 (B,), backward passes spent on the sample.
         dead_gradients: int64 (B,), how many of these were zero or not finite.
     """
@@ -107,6 +128,20 @@ class Adversarial:
     queries: torch.Tensor
     gradients: torch.Tensor
     dead_gradients: torch.Tensor
+
+    def robust_accuracy(self, radii: Sequence[float], norm: str = "l2") -> torch.Tensor:
+        """The share of samples that nobody within each radius has fooled, (len(radii),).
+
+        One run of a minimum-norm attack yields the whole curve; of a bounded attack the curve
+        holds at the attack's own eps and is an upper bound below it.
+
+        Args:
+            radii: distances in [0,1] pixel units.
+            norm: one of the keys of `distance`.
+        """
+        reach = torch.where(self.success, self.distance[norm].double(), torch.inf)
+        limits = torch.as_tensor(radii, dtype=torch.float64, device=reach.device)
+        return (reach[None] > limits[:, None]).double().mean(dim=1)
 
     @classmethod
     def joined(cls, parts: list[Adversarial]) -> Adversarial:

@@ -1,0 +1,282 @@
+"""The minimum-norm family: what its members share, DeepFool and DDN.
+
+They look for the nearest image that reaches the goal, so that one run tells the robust accuracy
+at every distance (`Adversarial.robust_accuracy`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from notsure.attacks.base import GradientAttack
+from notsure.attacks.geometry import L2, Norm, norm_named
+from notsure.attacks.goals import margin
+from notsure.attacks.objectives import CrossEntropy, DetectorAware, Objective
+from notsure.attacks.problem import Function, Problem
+from notsure.core.errors import ConfigurationError
+from notsure.core.target import Response
+
+
+class Nearest:
+    """The nearest candidate that reaches the goal, of each sample so far.
+
+    Attributes:
+        x: (B, C, H, W), the candidate; the clean image until one was offered.
+        distance: (B,), how far it is; 0 where the clean image does, infinite where none does.
+    """
+
+    def __init__(self, problem: Problem, norm: Norm) -> None:
+        self.problem, self.norm = problem, norm
+        self.x = problem.x.clone()
+        self.distance = torch.where(problem.untouched, 0.0, torch.inf).to(problem.x.dtype)
+
+    @property
+    def reached(self) -> torch.Tensor:
+        """Bool (B,), where there is one."""
+        return torch.isfinite(self.distance)
+
+    def offer(
+        self, images: torch.Tensor, rows: torch.Tensor, reached: torch.Tensor
+    ) -> torch.Tensor:
+        """Keeps what reaches the goal from nearer by; returns where it did, bool (R,)."""
+        distance = self.norm.distance(images - self.problem.x[rows])
+        taken = reached & (distance < self.distance[rows])
+        winners = rows[taken]
+        self.x[winners] = images[taken]
+        self.distance[winners] = distance[taken]
+        return taken
+
+    def walk_back(self, rounds: int) -> None:
+        """Halves the way back to the clean image again and again, as long as the goal holds.
+
+        Costs `rounds` forward passes for the samples that were fooled; the first step back is
+        small, since most searches end close to the boundary.
+        """
+        rows = (self.reached & ~self.problem.untouched).nonzero().flatten()
+        if len(rows) == 0:
+            return
+        clean, far = self.problem.x[rows], self.x[rows]
+        near = torch.zeros(len(rows), dtype=far.dtype, device=far.device)
+        end = torch.ones_like(near)
+        for round_ in range(rounds):
+            share = (near + end) / 2 if round_ else torch.full_like(near, 1 - 2.0**-rounds * 8)
+            candidate = clean + share.view(-1, 1, 1, 1) * (far - clean)
+            reached = self.problem.ask(candidate, rows).reached
+            self.offer(candidate, rows, reached)
+            end, near = torch.where(reached, share, end), torch.where(reached, near, share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinimumNormAttack(GradientAttack):
+    """A search for the nearest image that reaches the goal.
+
+    Attributes:
+        norm: what nearness means.
+        steps: how many steps, at least 1.
+        confidence: the logit margin (kappa) that success takes.
+    """
+
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
+    """The norms it is defined for."""
+
+    norm: str = "l2"
+    steps: int = 100
+    confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.norm not in self.norms:
+            raise ConfigurationError(
+                f"{self.name} is defined for norm {' and '.join(self.norms)}; got {self.norm!r}."
+            )
+        if self.steps < 1:
+            raise ConfigurationError(f"steps has to be at least 1; got {self.steps}.")
+        if not self.confidence >= 0:
+            raise ConfigurationError(
+                f"confidence (kappa) is a logit margin, at least 0; got {self.confidence}."
+            )
+
+    @property
+    def geometry(self) -> Norm:
+        """The norm."""
+        return norm_named(self.norm)
+
+
+def candidates_of(problem: Problem, rows: torch.Tensor, count: int) -> torch.Tensor:
+    """The classes to make for, likeliest first, int64 (R, M): the target, or wrong ones."""
+    labels = problem.labels[rows]
+    if problem.goal.targeted:
+        return labels[:, None]
+    logits = problem.clean.logits[rows].scatter(1, labels[:, None], -torch.inf)
+    return logits.topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
+def margins_to(
+    problem: Problem, rows: torch.Tensor, classes: torch.Tensor, kappa: float
+) -> Function:
+    """How far each class is ahead by more than kappa, (R, M), and where detection matters, -r.
+
+    For an untargeted goal a class is ahead of the true one; a target has to be ahead of them all.
+    A goal that includes being accepted adds a last column, minus the rejection.
+    """
+    labels, goal = problem.labels[rows], problem.goal
+
+    def function(response: Response) -> torch.Tensor:
+        logits = response.logits
+        if goal.targeted:
+            values = -margin(logits, labels)[:, None] - kappa
+        else:
+            values = logits.gather(1, classes) - logits.gather(1, labels[:, None]) - kappa
+        if goal.undetected and response.rejection is not None:
+            values = torch.cat([values, -response.rejection[:, None]], dim=1)
+        return values
+
+    return function
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepFool(MinimumNormAttack):
+    """Steps to the nearest of the linearised decision boundaries until one is crossed.
+
+    Moosavi-Dezfooli et al. 2016; martin. Each step costs one forward pass and one backward pass
+    per class looked at. Deviations: the step is the exact projection onto half-space and box at
+    once, not onto the half-space with a clip to the box after it; only the boundaries that were
+    nearest at first are followed; a walk back along the line to the clean image takes back the
+    overshoot at the end. Where the target rejects, an image that is misclassified but rejected
+    moves on across the linearised threshold of the rejection, along its class's boundary.
+
+    Attributes:
+        steps: how many steps at most; few samples need more than five.
+        overshoot: by how much a step goes beyond the linearised boundary, as a share.
+        candidates: how many classes the first step looks at, the likeliest ones.
+        followed: how many of these, the nearest, the further steps look at.
+        walk: forward passes for the way back; 0 for none.
+    """
+
+    norms = ("l2", "linf", "l1")
+    steps: int = 50
+    overshoot: float = 0.02
+    candidates: int = 10
+    followed: int = 3
+    walk: int = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.overshoot > 0:
+            raise ConfigurationError(f"overshoot has to be > 0; got {self.overshoot}.")
+        if self.candidates < 1 or self.followed < 1 or self.walk < 0:
+            raise ConfigurationError("candidates and followed have to be >= 1, and walk >= 0.")
+
+    def search(self, problem: Problem) -> torch.Tensor:
+        """Steps until the goal is reached, then walks back."""
+        norm, nearest = self.geometry, Nearest(problem, self.geometry)
+        rows = (~problem.untouched).nonzero().flatten()
+        x, classes = problem.x[rows], candidates_of(problem, rows, self.candidates)
+        for step in range(self.steps + 1):
+            if len(rows) == 0:
+                break
+            if step == self.steps:
+                nearest.offer(x, rows, problem.ask(x, rows).reached)
+                break
+            function = margins_to(problem, rows, classes, self.confidence)
+            ascent = problem.slope(x, rows, function)
+            nearest.offer(x, rows, ascent.reached)
+            left = ~ascent.reached
+            rows, x, classes = rows[left], x[left], classes[left]
+            value, gradient = ascent.value[left], ascent.gradient[left]
+            classes, value, gradient = self._nearest_first(norm, classes, value, gradient)
+            slope, rise = _next_boundary(value, gradient, classes.shape[1])
+            x = (x + norm.shortest_step(slope, rise * (1 + self.overshoot), -x, 1 - x)).clamp(0, 1)
+        nearest.walk_back(self.walk)
+        return nearest.x
+
+    def _nearest_first(
+        self, norm: Norm, classes: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The classes by the distance of their linearised boundaries, as many as are followed."""
+        count = classes.shape[1]
+        away = -value[:, :count] / norm.dual(gradient[:, :count].flatten(0, 1)).view(-1, count)
+        order = away.topk(min(self.followed, count), dim=1, largest=False, sorted=True).indices
+        extra = torch.arange(count, value.shape[1], device=order.device).expand(len(order), -1)
+        kept = torch.cat([order, extra], dim=1)
+        index = kept.view(*kept.shape, 1, 1, 1).expand(-1, -1, *gradient.shape[2:])
+        return classes.gather(1, order), value.gather(1, kept), gradient.gather(1, index)
+
+
+def _next_boundary(
+    value: torch.Tensor, gradient: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The linear function to raise and by how much: the nearest class, or else acceptance."""
+    slope, rise = gradient[:, 0], -value[:, 0]
+    if value.shape[1] == count:
+        return slope, rise
+    ahead, along = value[:, :count].max(dim=1)
+    class_slope = gradient[torch.arange(len(gradient), device=along.device), along].flatten(1)
+    accept = gradient[:, count].flatten(1)
+    # what acceptance takes must not cost the class: no step back across its boundary
+    share = (accept * class_slope).sum(1) / class_slope.square().sum(1).clamp_min(1e-30)
+    accept = accept - share.clamp(max=0)[:, None] * class_slope
+    crossed = ahead >= 0
+    slope = torch.where(crossed.view(-1, 1, 1, 1), accept.view_as(slope), slope)
+    return slope, torch.where(crossed, -value[:, count], rise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDN(MinimumNormAttack):
+    """Decoupled direction and norm: gradient steps on a sphere that shrinks while they succeed.
+
+    Rony et al. 2019. It takes `steps` forward and backward passes and reaches what C&W reaches at
+    a hundredth of its cost: the recommended minimum-norm attack in l2. Deviations: images are not
+    rounded to 8 bits on the way, and a walk back along the line to the clean image ends it.
+
+    Attributes:
+        init_norm: the radius of the first sphere, in [0,1] pixel units.
+        gamma: by what share the radius shrinks or grows after each step.
+        objective: what is maximised; cross-entropy by default, `DetectorAware` where the goal
+            includes being accepted.
+        walk: forward passes for the way back; 0 for none.
+    """
+
+    init_norm: float = 1.0
+    gamma: float = 0.05
+    objective: Objective | None = None
+    walk: int = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.init_norm > 0 and 0 < self.gamma < 1) or self.walk < 0:
+            raise ConfigurationError(
+                "init_norm has to be > 0, gamma in (0, 1), and walk at least 0; got "
+                f"init_norm={self.init_norm}, gamma={self.gamma}, walk={self.walk}."
+            )
+
+    def search(self, problem: Problem) -> torch.Tensor:
+        """Alternates steps of the direction and of the norm."""
+        norm, nearest = L2(), Nearest(problem, L2())
+        objective = self.objective or CrossEntropy()
+        if problem.goal.undetected and not isinstance(objective, DetectorAware):
+            objective = DetectorAware() if self.objective is None else DetectorAware(base=objective)
+        rows = (~problem.untouched).nonzero().flatten()
+        x = problem.x[rows]
+        delta = torch.zeros_like(x)
+        radius = torch.full((len(rows),), self.init_norm, dtype=x.dtype, device=x.device)
+        # no image of the box is farther away
+        farthest = norm.distance(torch.maximum(x, 1 - x))
+        for step in range(self.steps):
+            if len(rows) == 0:
+                break
+            ascent = problem.ascend(x + delta, rows, objective)
+            nearest.offer(x + delta, rows, ascent.reached)
+            length = 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2
+            delta = delta + norm.steepest_step(ascent.gradient, length, -x - delta, 1 - x - delta)
+            radius = radius * torch.where(ascent.reached, 1 - self.gamma, 1 + self.gamma)
+            radius = radius.minimum(farthest)
+            scale = radius / norm.distance(delta).clamp_min(1e-12)
+            delta = (x + scale.view(-1, 1, 1, 1) * delta).clamp_(0, 1).sub_(x)
+        if len(rows):
+            nearest.offer(x + delta, rows, problem.ask(x + delta, rows).reached)
+        nearest.walk_back(self.walk)
+        return nearest.x
