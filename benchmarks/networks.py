@@ -41,7 +41,7 @@ def network(name: str, source: str, folder: Path) -> Classifier:
     if name == "robust":
         train_robustly(classifier, images)
     else:
-        recipe = Recipe(epochs=3 if name == "resnet32" else 4, learning_rate=0.05, precision="fp32")
+        recipe = Recipe(epochs=2 if name == "resnet32" else 4, learning_rate=0.05, precision="fp32")
         train(classifier, images, objective=CrossEntropy(), recipe=recipe)
     save_tensors(path, module.state_dict())
     return classifier.eval()

@@ -1,7 +1,11 @@
 """Attacks: searches for inputs that fool a target, and the goals and objectives they serve."""
 
+from notsure.attacks.apgd import APGD
 from notsure.attacks.base import Attack, Budget
 from notsure.attacks.bounded import BIM, FGSM, ILCM, MIM, PGD, BoundedAttack, RandomNoise
+from notsure.attacks.carlini_wagner import CarliniWagner
+from notsure.attacks.detector_aware import OrthogonalPGD, SelectivePGD
+from notsure.attacks.fab import FAB
 from notsure.attacks.geometry import L1, L2, Linf, Norm
 from notsure.attacks.goals import (
     Goal,
@@ -12,13 +16,18 @@ from notsure.attacks.goals import (
     Undetected,
 )
 from notsure.attacks.gradients import BPDA, EOT, NaturalEvolution
-from notsure.attacks.objectives import CrossEntropy, DetectorAware, Margin, Objective
+from notsure.attacks.minimal import DDN, DeepFool, MinimumNormAttack
+from notsure.attacks.objectives import DLR, CrossEntropy, DetectorAware, Margin, Objective
 from notsure.attacks.problem import Autograd, GradientSource
 
 __all__ = [
+    "APGD",
     "BIM",
     "BPDA",
+    "DDN",
+    "DLR",
     "EOT",
+    "FAB",
     "FGSM",
     "ILCM",
     "L1",
@@ -29,19 +38,24 @@ __all__ = [
     "Autograd",
     "BoundedAttack",
     "Budget",
+    "CarliniWagner",
     "CrossEntropy",
+    "DeepFool",
     "DetectorAware",
     "Goal",
     "GradientSource",
     "LeastLikely",
     "Linf",
     "Margin",
+    "MinimumNormAttack",
     "Misclassified",
     "NaturalEvolution",
     "NextLikely",
     "Norm",
     "Objective",
+    "OrthogonalPGD",
     "RandomNoise",
+    "SelectivePGD",
     "Targeted",
     "Undetected",
 ]

@@ -269,7 +269,7 @@ def _check_budget(budget: Budget, size: int) -> None:
 def _goal_of(goal: Goal, rows: slice, count: int) -> Goal:
     """The goal for a part of the batch: per-sample targets are cut with it."""
     if isinstance(goal, Undetected):
-        return Undetected(_goal_of(goal.goal, rows, count))
+        return replace(goal, goal=_goal_of(goal.goal, rows, count))
     if isinstance(goal, Targeted) and isinstance(goal.label, torch.Tensor):
         return replace(goal, label=check_labels(goal.label, count=count)[rows])
     return goal

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from notsure.attacks.base import Budget, GradientAttack
-from notsure.attacks.geometry import norm_named
+from notsure.attacks.geometry import Norm, norm_named
 from notsure.attacks.goals import Goal, LeastLikely, NextLikely
-from notsure.attacks.objectives import CrossEntropy, DetectorAware, Objective
-from notsure.attacks.problem import Best, Problem
+from notsure.attacks.objectives import Objective
+from notsure.attacks.problem import Ascent, Best, Problem, objective_for
 from notsure.core.checks import parse_size
 from notsure.core.errors import ConfigurationError
 from notsure.core.target import Access
@@ -18,18 +19,14 @@ from notsure.core.target import Access
 
 @dataclass(frozen=True, kw_only=True)
 class BoundedAttack(GradientAttack):
-    """Steepest ascent in a ball: the loop behind FGSM, BIM, PGD, MIM and ILCM.
+    """A search in a ball from one or more starts.
 
-    Each step costs one forward and one backward pass, whose answer tells at once who has fallen;
-    one forward pass judges the last step. The best candidate of each sample over steps and
-    restarts is returned.
+    The best candidate of each sample over steps and restarts is returned.
 
     Attributes:
         norm: "linf", "l2" or "l1".
         eps: the ball's radius in [0,1] pixel units; a number or a string such as "8/255".
         steps: how many steps, at least 1.
-        step_size: the length of a step; by default so that the steps together cross the ball
-            (each attack says how).
         restarts: how many times the search is started; further starts are random. Against a
             target that can reject, every other one makes for one wrong class, the likeliest
             first: a detector that judges the predicted class lets some classes pass more easily
@@ -41,21 +38,16 @@ class BoundedAttack(GradientAttack):
             returned, as an attacker does who does not know how much it takes.
         objective: what is maximised. By default cross-entropy, and `DetectorAware` where the goal
             includes being accepted.
-        decay: momentum mu, as MIM uses it; 0 for none.
-        steer: a goal to move towards in place of the judged one, as ILCM does; None for none.
     """
 
     norm: str = "linf"
     eps: float | str = 0.3
     steps: int = 40
-    step_size: float | str | None = None
     restarts: int = 1
     random_start: bool = False
     confidence: float = 0.0
     early_stop: bool = True
     objective: Objective | None = None
-    decay: float = 0.0
-    steer: Goal | None = None
 
     def __post_init__(self) -> None:
         norm_named(self.norm)
@@ -65,8 +57,6 @@ class BoundedAttack(GradientAttack):
                 f"eps={self.eps} in linf exceeds the whole range of a pixel in [0,1]: is it meant "
                 f"on the 0..255 scale? Then give eps='{self.eps}/255'."
             )
-        if self.step_size is not None and not parse_size(self.step_size, what="step_size") > 0:
-            raise ConfigurationError("step_size has to be > 0; leave it out for the default.")
         if not self.confidence >= 0:
             raise ConfigurationError(
                 f"confidence (kappa) is a logit margin, at least 0; got {self.confidence}."
@@ -76,12 +66,8 @@ class BoundedAttack(GradientAttack):
                 f"steps has to be at least {self.fewest_steps} and restarts at least 1; got "
                 f"steps={self.steps}, restarts={self.restarts}."
             )
-        if self.decay < 0:
-            raise ConfigurationError(f"decay has to be at least 0; got {self.decay}.")
-        # stored as numbers, so that "8/255" and 8/255 are the same attack
+        # stored as a number, so that "8/255" and 8/255 are the same attack
         object.__setattr__(self, "eps", radius)
-        if self.step_size is not None:
-            object.__setattr__(self, "step_size", parse_size(self.step_size, what="step_size"))
 
     @property
     def fewest_steps(self) -> int:
@@ -89,9 +75,91 @@ class BoundedAttack(GradientAttack):
         return 1
 
     @property
+    def geometry(self) -> Norm:
+        """The norm."""
+        return norm_named(self.norm)
+
+    @property
     def radius(self) -> float:
         """Eps as a number."""
         return float(self.eps)
+
+    @property
+    def budget(self) -> Budget:
+        """The ball."""
+        return Budget(self.geometry, self.radius)
+
+    @property
+    def starts(self) -> int:
+        """How many searches there are."""
+        return self.restarts
+
+    def search(self, problem: Problem) -> torch.Tensor:
+        """Searches from every start."""
+        best = Best(problem)
+        objective = objective_for(problem, self.objective)
+        # a clean image that reaches the goal needs no attack
+        open_rows = (~best.reached).nonzero().flatten()
+        for start in range(self.starts):
+            if self.early_stop:
+                open_rows = (~best.reached).nonzero().flatten()
+            if len(open_rows) == 0:
+                break
+            self.ascend_from(problem, best, objective, open_rows, start)
+        return best.x
+
+    @abstractmethod
+    def ascend_from(
+        self, problem: Problem, best: Best, objective: Objective, rows: torch.Tensor, start: int
+    ) -> None:
+        """One search for these rows from start number `start`, its finds offered to `best`."""
+
+    def steer_of(self, problem: Problem, start: int) -> Goal | None:
+        """Which goal the search moves towards in place of the judged one, if any."""
+        if problem.goal.targeted or not problem.goal.undetected:
+            return None
+        return NextLikely(rank=(start + 1) // 2) if start % 2 else None
+
+    def first_step(self, problem: Problem, rows: torch.Tensor, start: int) -> torch.Tensor:
+        """Where the search starts, as a perturbation in ball and box."""
+        x = problem.x[rows]
+        if not self.random_start and start == 0:
+            return torch.zeros_like(x)
+        streams, norm = problem.streams.select(rows).fork(start), self.geometry
+        return norm.project(norm.random_point(streams, x, self.radius), self.radius, -x, 1 - x)
+
+    def with_eps(self, eps: float | str) -> BoundedAttack:
+        """The same attack in another ball."""
+        return replace(self, eps=parse_size(eps, what="eps"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteepestAscent(BoundedAttack):
+    """Steepest ascent in a ball: the loop behind FGSM, BIM, PGD, MIM and ILCM.
+
+    Each step costs one forward and one backward pass, whose answer tells at once who has fallen;
+    one forward pass judges the last step.
+
+    Attributes:
+        step_size: the length of a step; by default so that the steps together cross the ball
+            (each attack says how).
+        decay: momentum mu, as MIM uses it; 0 for none.
+        steer: a goal to move towards in place of the judged one, as ILCM does; None for none.
+    """
+
+    step_size: float | str | None = None
+    decay: float = 0.0
+    steer: Goal | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step_size is not None:
+            length = parse_size(self.step_size, what="step_size")
+            if not length > 0:
+                raise ConfigurationError("step_size has to be > 0; leave it out for the default.")
+            object.__setattr__(self, "step_size", length)
+        if self.decay < 0:
+            raise ConfigurationError(f"decay has to be at least 0; got {self.decay}.")
 
     @property
     def default_step_size(self) -> float:
@@ -99,55 +167,36 @@ class BoundedAttack(GradientAttack):
         return 2.5 * self.radius / max(self.steps, 1)
 
     @property
-    def budget(self) -> Budget:
-        """The ball."""
-        return Budget(norm_named(self.norm), self.radius)
+    def step_length(self) -> float:
+        """The length of a step."""
+        return self.default_step_size if self.step_size is None else float(self.step_size)
 
-    def search(self, problem: Problem) -> torch.Tensor:
-        """Runs the loop from every start."""
-        best = Best(problem)
-        objective = self.objective or CrossEntropy()
-        if problem.goal.undetected and not isinstance(objective, DetectorAware):
-            objective = DetectorAware() if self.objective is None else DetectorAware(base=objective)
-        # a clean image that reaches the goal needs no attack
-        open_rows = (~best.reached).nonzero().flatten()
-        for restart in range(self.restarts):
-            if self.early_stop:
-                open_rows = (~best.reached).nonzero().flatten()
-            if len(open_rows) == 0:
-                break
-            self._ascend_from(problem, best, objective, open_rows, restart)
-        return best.x
+    def steer_of(self, problem: Problem, start: int) -> Goal | None:
+        """The goal that was given, if any."""
+        return self.steer or super().steer_of(problem, start)
 
-    def _steer(self, problem: Problem, restart: int) -> Goal | None:
-        if self.steer is not None or problem.goal.targeted or not problem.goal.undetected:
-            return self.steer
-        return NextLikely(rank=(restart + 1) // 2) if restart % 2 else None
-
-    def _start(self, problem: Problem, rows: torch.Tensor, restart: int) -> torch.Tensor:
-        x = problem.x[rows]
-        if not self.random_start and restart == 0:
-            return torch.zeros_like(x)
-        streams = problem.streams.select(rows).fork(restart)
-        norm = norm_named(self.norm)
-        return norm.project(norm.random_point(streams, x, self.radius), self.radius, -x, 1 - x)
-
-    def _ascend_from(
+    def climb(
         self,
         problem: Problem,
-        best: Best,
-        objective: Objective,
+        candidate: torch.Tensor,
         rows: torch.Tensor,
-        restart: int,
+        objective: Objective,
+        steer: Goal | None,
+    ) -> Ascent:
+        """The answer at the candidates, its value, and the direction to go from there."""
+        return problem.ascend(candidate, rows, objective, steer)
+
+    def ascend_from(
+        self, problem: Problem, best: Best, objective: Objective, rows: torch.Tensor, start: int
     ) -> None:
-        norm, steer = norm_named(self.norm), self._steer(problem, restart)
-        length = self.default_step_size if self.step_size is None else float(self.step_size)
+        """Steps along the gradient, back into the ball after each."""
+        norm, steer = self.geometry, self.steer_of(problem, start)
         x = problem.x[rows]
-        delta = self._start(problem, rows, restart)
+        delta = self.first_step(problem, rows, start)
         momentum = torch.zeros_like(x)
         for _ in range(self.steps):
             candidate = x + delta
-            ascent = problem.ascend(candidate, rows, objective, steer)
+            ascent = self.climb(problem, candidate, rows, objective, steer)
             gradient, reached = ascent.gradient, ascent.reached
             best.offer(candidate, rows, reached, ascent.value)
             if self.early_stop and bool(reached.any()):
@@ -161,7 +210,7 @@ class BoundedAttack(GradientAttack):
                 momentum = self.decay * momentum + gradient / size.clamp_min(1e-30)
                 gradient = momentum
             low, high = -x, 1 - x
-            step = norm.steepest_step(gradient, length, low - delta, high - delta)
+            step = norm.steepest_step(gradient, self.step_length, low - delta, high - delta)
             delta = norm.project(delta + step, self.radius, low, high)
         candidate = x + delta
         answer = problem.ask(candidate, rows)
@@ -170,15 +219,14 @@ class BoundedAttack(GradientAttack):
 
     def with_eps(self, eps: float | str) -> BoundedAttack:
         """The same attack in another ball; a step size that was given keeps its share of eps."""
-        radius = parse_size(eps, what="eps")
-        step_size = self.step_size
+        radius, step_size = parse_size(eps, what="eps"), self.step_size
         if step_size is not None and self.radius > 0:
             step_size = float(step_size) * radius / self.radius
         return replace(self, eps=radius, step_size=step_size or None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomNoise(BoundedAttack):
+class RandomNoise(SteepestAscent):
     """Random points of the ball, no gradient: the control that every attack has to beat.
 
     In linf each pixel moves by a uniform amount in [-eps, eps] (pang B.3); in l2 and l1 the point
@@ -196,7 +244,7 @@ class RandomNoise(BoundedAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGSM(BoundedAttack):
+class FGSM(SteepestAscent):
     """Fast gradient sign method: one step of length eps from the clean image.
 
     Goodfellow et al. 2015; pang 2.3. In l2 and l1 the step is the steepest one of that norm.
@@ -211,7 +259,7 @@ class FGSM(BoundedAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BIM(BoundedAttack):
+class BIM(SteepestAscent):
     """Basic iterative method: steps of eps / steps from the clean image.
 
     Kurakin et al. 2017; pang 2.3. The papers do not project beyond the pixel range since the steps
@@ -227,7 +275,7 @@ class BIM(BoundedAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(BoundedAttack):
+class PGD(SteepestAscent):
     """Projected gradient descent: steps of 2.5 eps / steps from a random point of the ball.
 
     Madry et al. 2018; martin equation 4 (whose clip is around the clean image here, as in the
@@ -238,7 +286,7 @@ class PGD(BoundedAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MIM(BoundedAttack):
+class MIM(SteepestAscent):
     """Momentum iterative method: BIM along a running sum of l1-normalised gradients.
 
     Dong et al. 2018; martin section on MIM.
@@ -254,7 +302,7 @@ class MIM(BoundedAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ILCM(BoundedAttack):
+class ILCM(SteepestAscent):
     """Iterative least-likely class method: BIM towards the class that is least likely at first.
 
     Kurakin et al. 2017; pang 2.3. Success is judged by the goal, misclassification by default, as

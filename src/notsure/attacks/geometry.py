@@ -43,13 +43,17 @@ class Norm(ABC):
 
     @abstractmethod
     def steepest_step(
-        self, gradient: torch.Tensor, length: float, low: torch.Tensor, high: torch.Tensor
+        self,
+        gradient: torch.Tensor,
+        length: float | torch.Tensor,
+        low: torch.Tensor,
+        high: torch.Tensor,
     ) -> torch.Tensor:
         """The step of at most this length along which a linear function grows most.
 
-        `low` and `high` are the room left from where the step starts. Linf's steps may overshoot
-        the box, which the projection undoes pixel by pixel; those of l2 and l1 spend nothing on
-        pixels that cannot move.
+        The length is one for all samples or one each, (B, 1, 1, 1). `low` and `high` are the room
+        left from where the step starts. Linf's steps may overshoot the box, which the projection
+        undoes pixel by pixel; those of l2 and l1 spend nothing on pixels that cannot move.
         """
 
     @abstractmethod
@@ -98,7 +102,11 @@ class Linf(Norm):
         return (streams.uniform(like.shape[1:], dtype=like.dtype) * 2 - 1) * radius
 
     def steepest_step(
-        self, gradient: torch.Tensor, length: float, low: torch.Tensor, high: torch.Tensor
+        self,
+        gradient: torch.Tensor,
+        length: float | torch.Tensor,
+        low: torch.Tensor,
+        high: torch.Tensor,
     ) -> torch.Tensor:
         """The sign of the gradient times the length."""
         return gradient.sign() * length
@@ -170,7 +178,11 @@ class L2(Norm):
         return direction * _per_sample(length / self.distance(direction), like)
 
     def steepest_step(
-        self, gradient: torch.Tensor, length: float, low: torch.Tensor, high: torch.Tensor
+        self,
+        gradient: torch.Tensor,
+        length: float | torch.Tensor,
+        low: torch.Tensor,
+        high: torch.Tensor,
     ) -> torch.Tensor:
         """The gradient over the pixels that can follow it, scaled to the length."""
         gradient = _movable(gradient, low, high)
@@ -254,7 +266,11 @@ class L1(Norm):
         return point.view_as(like)
 
     def steepest_step(
-        self, gradient: torch.Tensor, length: float, low: torch.Tensor, high: torch.Tensor
+        self,
+        gradient: torch.Tensor,
+        length: float | torch.Tensor,
+        low: torch.Tensor,
+        high: torch.Tensor,
     ) -> torch.Tensor:
         """All of the length on the steepest pixels, each as far as the box lets it."""
         flat = _movable(gradient, low, high).flatten(1)
@@ -263,7 +279,8 @@ class L1(Norm):
         order = flat.abs().argsort(dim=1, descending=True)
         steps = room.gather(1, order)
         used_before = steps.cumsum(dim=1) - steps
-        steps = steps.minimum((length - used_before).clamp_min(0))
+        left = (length.flatten(1) if isinstance(length, torch.Tensor) else length) - used_before
+        steps = steps.minimum(left.clamp_min(0))
         return torch.zeros_like(flat).scatter_(1, order, steps).mul_(flat.sign()).view_as(gradient)
 
     def shortest_step(

@@ -144,9 +144,21 @@ class Undetected(Goal):
 
     Attributes:
         goal: what the answer has to be.
+        slack: how far below its threshold the rejection has to be, in the rejection's own units:
+            of a guard 1 is the score of the median clean image, what pang's f2 asks for.
     """
 
     goal: Goal
+    slack: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.slack >= 0:
+            raise ConfigurationError(f"slack has to be at least 0; got {self.slack}.")
+
+    @property
+    def confidence(self) -> float:
+        """The margin of the goal it wraps."""
+        return float(getattr(self.goal, "confidence", 0.0))
 
     @property
     def targeted(self) -> bool:  # type: ignore[override]
@@ -164,4 +176,7 @@ class Undetected(Goal):
 
     def reached(self, response: Response, labels: torch.Tensor) -> torch.Tensor:
         """Where the goal it wraps is reached and the answer accepted."""
-        return self.goal.reached(response, labels) & response.accepted
+        reached = self.goal.reached(response, labels) & response.accepted
+        if self.slack and response.rejection is not None:
+            reached &= response.rejection <= -self.slack
+        return reached

@@ -15,8 +15,8 @@ import torch
 from notsure.attacks.base import GradientAttack
 from notsure.attacks.geometry import L2, Norm, norm_named
 from notsure.attacks.goals import margin
-from notsure.attacks.objectives import CrossEntropy, DetectorAware, Objective
-from notsure.attacks.problem import Function, Problem
+from notsure.attacks.objectives import MARGIN, Objective
+from notsure.attacks.problem import Function, Problem, objective_for
 from notsure.core.errors import ConfigurationError
 from notsure.core.target import Response
 
@@ -104,6 +104,10 @@ class MinimumNormAttack(GradientAttack):
         """The norm."""
         return norm_named(self.norm)
 
+    def kappa(self, problem: Problem) -> float:
+        """The margin to go for: the attack's own or the goal's, whichever is more."""
+        return max(self.confidence, float(getattr(problem.goal, "confidence", 0.0)))
+
 
 def candidates_of(problem: Problem, rows: torch.Tensor, count: int) -> torch.Tensor:
     """The classes to make for, likeliest first, int64 (R, M): the target, or wrong ones."""
@@ -181,47 +185,58 @@ class DeepFool(MinimumNormAttack):
             if step == self.steps:
                 nearest.offer(x, rows, problem.ask(x, rows).reached)
                 break
-            function = margins_to(problem, rows, classes, self.confidence)
+            function = margins_to(problem, rows, classes, self.kappa(problem))
             ascent = problem.slope(x, rows, function)
             nearest.offer(x, rows, ascent.reached)
             left = ~ascent.reached
             rows, x, classes = rows[left], x[left], classes[left]
             value, gradient = ascent.value[left], ascent.gradient[left]
-            classes, value, gradient = self._nearest_first(norm, classes, value, gradient)
-            slope, rise = _next_boundary(value, gradient, classes.shape[1])
+            slope, rise = next_boundary(norm, value, gradient, classes.shape[1])
+            if step == 0:
+                order = nearest_classes(norm, value, gradient, classes.shape[1], self.followed)
+                classes = classes.gather(1, order)
             x = (x + norm.shortest_step(slope, rise * (1 + self.overshoot), -x, 1 - x)).clamp(0, 1)
         nearest.walk_back(self.walk)
         return nearest.x
 
-    def _nearest_first(
-        self, norm: Norm, classes: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The classes by the distance of their linearised boundaries, as many as are followed."""
-        count = classes.shape[1]
-        away = -value[:, :count] / norm.dual(gradient[:, :count].flatten(0, 1)).view(-1, count)
-        order = away.topk(min(self.followed, count), dim=1, largest=False, sorted=True).indices
-        extra = torch.arange(count, value.shape[1], device=order.device).expand(len(order), -1)
-        kept = torch.cat([order, extra], dim=1)
-        index = kept.view(*kept.shape, 1, 1, 1).expand(-1, -1, *gradient.shape[2:])
-        return classes.gather(1, order), value.gather(1, kept), gradient.gather(1, index)
+
+def nearest_classes(
+    norm: Norm, value: torch.Tensor, gradient: torch.Tensor, count: int, most: int = 1
+) -> torch.Tensor:
+    """Which of the first `count` linearised boundaries value = 0 are nearest, int64 (R, most)."""
+    slopes = norm.dual(gradient[:, :count].flatten(0, 1)).view(-1, count)
+    away = value[:, :count].abs() / slopes.clamp_min(1e-30)
+    return away.topk(min(most, count), dim=1, largest=False, sorted=True).indices
 
 
-def _next_boundary(
-    value: torch.Tensor, gradient: torch.Tensor, count: int
+def next_boundary(
+    norm: Norm, value: torch.Tensor, gradient: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The linear function to raise and by how much: the nearest class, or else acceptance."""
-    slope, rise = gradient[:, 0], -value[:, 0]
+    """The linear function to change and by how much: the nearest class, or else acceptance.
+
+    Args:
+        norm: what nearness means.
+        value: how far each class is ahead, and minus the rejection if it matters (R, M).
+        gradient: theirs, (R, M, C, H, W).
+        count: how many of the M are classes.
+
+    Returns:
+        The gradient of that function (R, C, H, W), and how far it is from 0 (R,), negative where
+        the boundary has been crossed.
+    """
+    each = torch.arange(len(value), device=value.device)
+    along = nearest_classes(norm, value, gradient, count)[:, 0]
+    slope, rise = gradient[each, along], -value[each, along]
     if value.shape[1] == count:
         return slope, rise
     ahead, along = value[:, :count].max(dim=1)
-    class_slope = gradient[torch.arange(len(gradient), device=along.device), along].flatten(1)
-    accept = gradient[:, count].flatten(1)
+    class_slope, accept = gradient[each, along].flatten(1), gradient[:, count].flatten(1)
     # what acceptance takes must not cost the class: no step back across its boundary
     share = (accept * class_slope).sum(1) / class_slope.square().sum(1).clamp_min(1e-30)
-    accept = accept - share.clamp(max=0)[:, None] * class_slope
-    crossed = ahead >= 0
-    slope = torch.where(crossed.view(-1, 1, 1, 1), accept.view_as(slope), slope)
-    return slope, torch.where(crossed, -value[:, count], rise)
+    accept = (accept - share.clamp(max=0)[:, None] * class_slope).view_as(slope)
+    turn = (ahead >= 0) & (value[:, count] < 0)
+    slope = torch.where(turn.view(-1, 1, 1, 1), accept, slope)
+    return slope, torch.where(turn, -value[:, count], rise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,20 +244,22 @@ class DDN(MinimumNormAttack):
     """Decoupled direction and norm: gradient steps on a sphere that shrinks while they succeed.
 
     Rony et al. 2019. It takes `steps` forward and backward passes and reaches what C&W reaches at
-    a hundredth of its cost: the recommended minimum-norm attack in l2. Deviations: images are not
-    rounded to 8 bits on the way, and a walk back along the line to the clean image ends it.
+    a hundredth of its cost: the recommended minimum-norm attack in l2. Deviations: it climbs the
+    margin, which in the limit of small steps leads to the nearest point where cross-entropy does
+    not; images are not rounded to 8 bits on the way; and a walk back along the line to the clean
+    image ends it.
 
     Attributes:
         init_norm: the radius of the first sphere, in [0,1] pixel units.
         gamma: by what share the radius shrinks or grows after each step.
-        objective: what is maximised; cross-entropy by default, `DetectorAware` where the goal
+        objective: what is maximised; the margin by default, and `DetectorAware` where the goal
             includes being accepted.
         walk: forward passes for the way back; 0 for none.
     """
 
     init_norm: float = 1.0
     gamma: float = 0.05
-    objective: Objective | None = None
+    objective: Objective = MARGIN
     walk: int = 6
 
     def __post_init__(self) -> None:
@@ -256,9 +273,7 @@ class DDN(MinimumNormAttack):
     def search(self, problem: Problem) -> torch.Tensor:
         """Alternates steps of the direction and of the norm."""
         norm, nearest = L2(), Nearest(problem, L2())
-        objective = self.objective or CrossEntropy()
-        if problem.goal.undetected and not isinstance(objective, DetectorAware):
-            objective = DetectorAware() if self.objective is None else DetectorAware(base=objective)
+        objective = objective_for(problem, self.objective)
         rows = (~problem.untouched).nonzero().flatten()
         x = problem.x[rows]
         delta = torch.zeros_like(x)

@@ -45,6 +45,31 @@ class Margin(Objective):
         return -value if goal.targeted else value
 
 
+MARGIN = Margin()
+"""The default of searches that end on the decision boundary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DLR(Objective):
+    """Difference of logits ratio: the margin, freed of the scale of the logits.
+
+    Croce & Hein 2020 b: the margin over the gap between the largest and the third largest logit;
+    towards a label, over the gap between the largest and the mean of the third and fourth. With
+    fewer classes than that takes, it is the margin itself.
+    """
+
+    def __call__(self, response: Response, labels: torch.Tensor, goal: Goal) -> torch.Tensor:
+        """The value of each sample, (B,)."""
+        logits = response.logits
+        value = margin(logits, labels)
+        value = -value if goal.targeted else value
+        if logits.shape[1] < 4:
+            return value
+        top = logits.topk(4, dim=1).values
+        floor = (top[:, 2] + top[:, 3]) / 2 if goal.targeted else top[:, 2]
+        return value / (top[:, 0] - floor + 1e-12)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DetectorAware(Objective):
     """First the class, then the detector: misclassified *and* accepted.
@@ -61,7 +86,7 @@ class DetectorAware(Objective):
         rejection_slack: how far below the threshold the rejection is pushed, in its own units.
     """
 
-    base: Objective = Margin()
+    base: Objective = MARGIN
     slack: float = 1.0
     rejection_slack: float = 0.1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from notsure.attacks.goals import Goal
-from notsure.attacks.objectives import Objective
+from notsure.attacks.objectives import CrossEntropy, DetectorAware, Objective
 from notsure.core.checks import check_labels
 from notsure.core.errors import UnsupportedError, VerificationError
 from notsure.core.randomness import Streams, drawing_from
@@ -133,6 +134,28 @@ class Problem:
         """How many forward passes one answer takes."""
         return self.votes if self.target.stochastic else 1
 
+    def part(self, rows: torch.Tensor, *, source: GradientSource, budget: int | None) -> Problem:
+        """The problem of some rows, int64 (R,), with counters of its own (see `absorb`).
+
+        Args:
+            rows: which samples.
+            source: where the gradients of whoever works on it come from.
+            budget: how many further forward passes each of the samples may take.
+        """
+        part = copy.copy(self)
+        part.x, part.y, part.labels = self.x[rows], self.y[rows], self.labels[rows]
+        part.streams, part.clean = self.streams.select(rows), self.clean.select(rows)
+        part.untouched, part.source, part.query_budget = self.untouched[rows], source, budget
+        zero = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        part.queries, part.gradients, part.dead_gradients = zero, zero.clone(), zero.clone()
+        return part
+
+    def absorb(self, part: Problem, rows: torch.Tensor) -> None:
+        """Adds what the part has cost."""
+        self.queries[rows] += part.queries
+        self.gradients[rows] += part.gradients
+        self.dead_gradients[rows] += part.dead_gradients
+
     def left(self, rows: torch.Tensor) -> torch.Tensor:
         """How many answers each of these rows may still ask for, int64 (R,)."""
         if self.query_budget is None:
@@ -236,6 +259,13 @@ class Problem:
         # a draw is a function of the sample and of how many it has had, not of its batch mates
         with drawing_from(self.streams.select(rows).fork(-1).fork(self.queries[rows])):
             return self.target.respond(images)
+
+
+def objective_for(problem: Problem, given: Objective | None) -> Objective:
+    """What to maximise: the one given or cross-entropy; the detector too, where it matters."""
+    if not problem.goal.undetected or isinstance(given, DetectorAware):
+        return given or CrossEntropy()
+    return DetectorAware() if given is None else DetectorAware(base=given)
 
 
 def _gradients(value: torch.Tensor, variable: torch.Tensor) -> torch.Tensor:
