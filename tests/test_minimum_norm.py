@@ -24,7 +24,7 @@ from notsure.attacks import (
 )
 from notsure.attacks.geometry import NORMS, norm_named
 from notsure.core.errors import ConfigurationError
-from tests.toys import LinearModel, images, optimal_distance, small_network
+from tests.toys import Fenced, LinearModel, images, optimal_distance, small_network
 
 SHAPE = (2, 4, 4)
 CASES = [
@@ -64,7 +64,7 @@ def ratios(
             for i in range(len(x))
         ]
     )
-    ratio = found.distance[attack.norm] / least
+    ratio: torch.Tensor = found.distance[attack.norm] / least
     ratio[~found.success] = torch.inf
     return ratio[torch.isfinite(least)]
 
@@ -245,38 +245,13 @@ def test_easy_samples_cost_less() -> None:
     assert bool((to_the_end.gradients == 9 * 60).all())
 
 
-class _Fenced(torch.nn.Module):
-    """A linear target that rejects whatever lies far from a plane."""
-
-    stochastic = False
-    differentiable = True
-    rejects = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = LinearModel((1, 2, 2), 2, seed=5)
-        generator = torch.Generator().manual_seed(9)
-        self.plane = torch.randn(4, generator=generator, dtype=torch.float64)
-
-    def respond(self, x: torch.Tensor) -> ns.Response:
-        return ns.Response(self.logits(x), self.rejection(x))
-
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(x)
-        return logits
-
-    def rejection(self, x: torch.Tensor) -> torch.Tensor:
-        away = (x.flatten(1) - 0.5) @ self.plane
-        return away.abs() * 4 - 1
-
-
 @pytest.mark.parametrize(
     "attack",
     [DeepFool(), DDN(steps=200), FAB(norm="l2"), CarliniWagner(rejection_slack=0.05)],
     ids=named,
 )
 def test_a_detector_is_evaded_on_the_way(attack: Any) -> None:
-    target = _Fenced()
+    target = Fenced()
     x = images(40, (1, 2, 2), seed=4)
     y = target.logits(x).argmax(dim=1)
     oblivious = attack(ns.Classifier(target.model), x, y)

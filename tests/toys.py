@@ -8,6 +8,8 @@ import torch
 from scipy.optimize import linprog, minimize
 from torch import nn
 
+from notsure.core.target import Response
+
 Array = npt.NDArray[np.float64]
 
 
@@ -48,6 +50,34 @@ class SmallNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.body(x))
         return logits
+
+
+class Fenced(nn.Module):
+    """A linear target that rejects whatever lies far from a plane, or everything."""
+
+    stochastic = False
+    differentiable = True
+    rejects = True
+
+    def __init__(
+        self, shape: tuple[int, int, int] = (1, 2, 2), *, everything: bool = False
+    ) -> None:
+        super().__init__()
+        self.model = LinearModel((shape[0], shape[1], shape[2]), 2, seed=5)
+        self.everything = everything
+        generator = torch.Generator().manual_seed(9)
+        self.plane = torch.randn(int(np.prod(shape)), generator=generator, dtype=torch.float64)
+
+    def respond(self, x: torch.Tensor) -> Response:
+        return Response(self.logits(x), self.rejection(x))
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(x)
+        return logits
+
+    def rejection(self, x: torch.Tensor) -> torch.Tensor:
+        away = ((x.flatten(1) - 0.5) @ self.plane).abs()
+        return away * 0 + 1 if self.everything else away * 4 - 1
 
 
 def small_network(seed: int, *, num_classes: int = 4, gain: float = 4.0) -> SmallNetwork:

@@ -1,6 +1,7 @@
 """Attacks: searches for inputs that fool a target, and the goals and objectives they serve."""
 
 from notsure.attacks.apgd import APGD
+from notsure.attacks.autoattack import AutoAttack
 from notsure.attacks.base import Attack, Budget
 from notsure.attacks.bounded import BIM, FGSM, ILCM, MIM, PGD, BoundedAttack, RandomNoise
 from notsure.attacks.carlini_wagner import CarliniWagner
@@ -19,6 +20,7 @@ from notsure.attacks.gradients import BPDA, EOT, NaturalEvolution
 from notsure.attacks.minimal import DDN, DeepFool, MinimumNormAttack
 from notsure.attacks.objectives import DLR, CrossEntropy, DetectorAware, Margin, Objective
 from notsure.attacks.problem import Autograd, GradientSource
+from notsure.attacks.query import HopSkipJump, Square
 
 __all__ = [
     "APGD",
@@ -35,6 +37,7 @@ __all__ = [
     "MIM",
     "PGD",
     "Attack",
+    "AutoAttack",
     "Autograd",
     "BoundedAttack",
     "Budget",
@@ -44,6 +47,7 @@ __all__ = [
     "DetectorAware",
     "Goal",
     "GradientSource",
+    "HopSkipJump",
     "LeastLikely",
     "Linf",
     "Margin",
@@ -56,6 +60,7 @@ __all__ = [
     "OrthogonalPGD",
     "RandomNoise",
     "SelectivePGD",
+    "Square",
     "Targeted",
     "Undetected",
 ]

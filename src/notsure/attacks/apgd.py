@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,7 @@ class APGD(BoundedAttack):
         """The steps after which the step size may be halved."""
         share, previous, found = 0.22, 0.0, []
         while share < 1:
-            found.append(-int(-share * self.steps // 1))
+            found.append(math.ceil(share * self.steps - 1e-6))
             previous, share = share, share + max(share - previous - 0.03, 0.06)
         return found
 

@@ -217,7 +217,7 @@ class SteepestAscent(BoundedAttack):
         goal, labels = problem.aim(rows, steer)
         best.offer(candidate, rows, answer.reached, objective(answer.response, labels, goal))
 
-    def with_eps(self, eps: float | str) -> BoundedAttack:
+    def with_eps(self, eps: float | str) -> SteepestAscent:
         """The same attack in another ball; a step size that was given keeps its share of eps."""
         radius, step_size = parse_size(eps, what="eps"), self.step_size
         if step_size is not None and self.radius > 0:
