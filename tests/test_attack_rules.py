@@ -14,6 +14,7 @@ from torch import nn
 import notsure as ns
 from notsure.attacks import (
     BIM,
+    DDN,
     FGSM,
     ILCM,
     MIM,
@@ -430,3 +431,20 @@ def test_attacks_inside_inference_mode() -> None:
     with torch.inference_mode():
         inside = PGD(eps=0.1)(classifier, x.clone(), y.clone())
     assert torch.equal(inside.x, outside.x)
+
+
+@pytest.mark.parametrize("kind", [PGD, DDN])
+def test_what_is_found_in_low_precision_holds_in_full(kind: Any) -> None:
+    classifier = ns.Classifier(small_network(5).float())
+    x = images(60, SHAPE, seed=2).float()
+    y = classifier.logits(x).argmax(dim=1)
+    settings_of = {"eps": 0.1} if kind is PGD else {}
+    full = kind(**settings_of)(classifier, x, y)
+    low = kind(**settings_of, precision="bf16")(classifier, x, y)
+    assert torch.equal(classifier.logits(low.x).argmax(dim=1) != y, low.success)
+    assert int(low.success.sum()) >= 0.9 * int(full.success.sum())
+    assert not torch.equal(low.x, full.x)
+    # every success was looked at once more
+    assert int(low.queries.sum()) > int(low.gradients.sum())
+    with pytest.raises(ConfigurationError, match="fp32 or bf16"):
+        PGD(eps=0.1, precision="fp16")  # type: ignore[arg-type]

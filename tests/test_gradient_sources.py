@@ -16,6 +16,7 @@ from notsure.attacks import (
     FGSM,
     PGD,
     Autograd,
+    DeepFool,
     GradientSource,
     Margin,
     Misclassified,
@@ -111,6 +112,18 @@ def test_natural_evolution_is_unbiased_in_scale() -> None:
     found = problem.ascend(x, torch.arange(1), Margin()).gradient.flatten()
     exact = model.linear.weight[1 - int(y)] - model.linear.weight[int(y)]
     assert float(((found @ exact) / (exact @ exact)).detach()) == pytest.approx(1, abs=0.02)
+
+
+def test_an_attack_on_several_logits_can_do_without_gradients() -> None:
+    network = small_network(5)
+    x = images(6, SHAPE, seed=2)
+    y = ns.Classifier(network).logits(x).argmax(dim=1)
+    source = NaturalEvolution(samples=200, sigma=1e-3)
+    blind = DeepFool(gradient=source)(ns.ScoresOnly(ns.Classifier(network)), x, y)
+    seeing = DeepFool()(ns.Classifier(network), x, y)
+    assert bool(blind.success.all())
+    assert int(blind.gradients.sum()) == 0
+    assert float((blind.distance["l2"] / seeing.distance["l2"]).max()) < 1.3
 
 
 @pytest.mark.parametrize("source", [EOT(n=100), NaturalEvolution(samples=1000, sigma=0.05)])

@@ -18,9 +18,11 @@ from notsure.attacks.goals import (
 )
 from notsure.attacks.gradients import BPDA, EOT, NaturalEvolution
 from notsure.attacks.minimal import DDN, DeepFool, MinimumNormAttack
+from notsure.attacks.newton import NewtonFool
 from notsure.attacks.objectives import DLR, CrossEntropy, DetectorAware, Margin, Objective
 from notsure.attacks.problem import Autograd, GradientSource
 from notsure.attacks.query import HopSkipJump, Square
+from notsure.attacks.sparse import JSMA
 
 __all__ = [
     "APGD",
@@ -32,6 +34,7 @@ __all__ = [
     "FAB",
     "FGSM",
     "ILCM",
+    "JSMA",
     "L1",
     "L2",
     "MIM",
@@ -54,6 +57,7 @@ __all__ = [
     "MinimumNormAttack",
     "Misclassified",
     "NaturalEvolution",
+    "NewtonFool",
     "NextLikely",
     "Norm",
     "Objective",

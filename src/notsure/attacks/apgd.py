@@ -35,6 +35,8 @@ class APGD(BoundedAttack):
         rho: the share of steps that have to make progress for a step size to be kept.
     """
 
+    paper = "Croce & Hein 2020 (ICML)"
+    cost = "restarts x max(targets, 1) x (steps x (F + B) + F)"
     steps: int = 100
     random_start: bool = True
     targets: int = 0

@@ -43,6 +43,9 @@ class AutoAttack(GradientAttack):
         queries: of Square.
     """
 
+    norms = ("linf", "l2")
+    paper = "Croce & Hein 2020 (ICML)"
+    cost = "its parts' on the samples that stand: APGD, APGD-T, FAB-T, Square"
     norm: str = "linf"
     eps: float | str = 0.3
     version: Version = "standard"
@@ -50,7 +53,8 @@ class AutoAttack(GradientAttack):
     queries: int = 5000
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
+        super().__post_init__()
+        if self.norm not in self.norms:
             raise ConfigurationError(f"AutoAttack is defined for linf and l2; got {self.norm!r}.")
         if self.version not in get_args(Version):
             raise ConfigurationError(

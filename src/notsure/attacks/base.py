@@ -6,14 +6,14 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import nn
 
 from notsure.attacks.geometry import Norm
 from notsure.attacks.goals import Goal, Misclassified, Targeted, Undetected
-from notsure.attacks.problem import AUTOGRAD, VOTES, GradientSource, Problem
+from notsure.attacks.problem import AUTOGRAD, VOTES, GradientSource, Precision, Problem
 from notsure.classifier import Classifier, as_target
 from notsure.core.checks import check_images, check_labels, content_keys
 from notsure.core.errors import ConfigurationError, UnsupportedError, VerificationError
@@ -44,11 +44,22 @@ class Attack(ABC):
 
     needs: ClassVar[Access] = Access.GRADIENTS
     """What it has to see of the target."""
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    """The norms it is defined for."""
+    paper: ClassVar[str] = ""
+    """Where it comes from."""
+    cost: ClassVar[str] = ""
+    """What it costs a sample at most, in forward (F) and backward (B) passes."""
 
     @property
     def source(self) -> GradientSource:
         """Where its gradients come from."""
         return AUTOGRAD
+
+    @property
+    def search_precision(self) -> Precision:
+        """What its gradients are computed in."""
+        return "fp32"
 
     @property
     def query_budget(self) -> int | None:
@@ -150,6 +161,7 @@ class Attack(ABC):
                     source=self.source,
                     query_budget=self.query_budget,
                     votes=votes,
+                    precision=self.search_precision,
                 )
                 parts.append(judged(problem, self.search(problem), self.budget))
         return Adversarial.joined(parts)
@@ -185,14 +197,29 @@ class GradientAttack(Attack):
     Attributes:
         gradient: where they come from: `Autograd()`, `EOT(n=20)` for stochastic targets, `BPDA()`
             through parts that declare themselves not differentiable.
+        precision: "bf16" computes the gradients in bfloat16 (autocast around the target), which
+            pays where the hardware has it; every success is found out in full precision, and the
+            search goes on where it did not hold.
     """
 
     gradient: GradientSource = AUTOGRAD
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise ConfigurationError(
+                f"precision is {' or '.join(get_args(Precision))}; got {self.precision!r}."
+            )
 
     @property
     def source(self) -> GradientSource:
         """Where its gradients come from."""
         return self.gradient
+
+    @property
+    def search_precision(self) -> Precision:
+        """What its gradients are computed in."""
+        return self.precision
 
 
 def _applicable(access: Access) -> list[str]:

@@ -50,6 +50,7 @@ class BoundedAttack(GradientAttack):
     objective: Objective | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         norm_named(self.norm)
         radius = parse_size(self.eps, what="eps")
         if self.norm == "linf" and radius > 1:
@@ -147,6 +148,7 @@ class SteepestAscent(BoundedAttack):
         steer: a goal to move towards in place of the judged one, as ILCM does; None for none.
     """
 
+    cost = "restarts x (steps x (F + B) + F)"
     step_size: float | str | None = None
     decay: float = 0.0
     steer: Goal | None = None
@@ -234,6 +236,8 @@ class RandomNoise(SteepestAscent):
     """
 
     needs = Access.DECISIONS
+    paper = "pang B.3"
+    cost = "restarts F"
     steps: int = 0
     random_start: bool = True
 
@@ -250,6 +254,7 @@ class FGSM(SteepestAscent):
     Goodfellow et al. 2015; pang 2.3. In l2 and l1 the step is the steepest one of that norm.
     """
 
+    paper = "Goodfellow et al. 2015"
     steps: int = 1
 
     @property
@@ -266,6 +271,7 @@ class BIM(SteepestAscent):
     cannot leave the ball; here the ball is kept whatever the step size.
     """
 
+    paper = "Kurakin et al. 2017"
     steps: int = 10
 
     @property
@@ -282,6 +288,7 @@ class PGD(SteepestAscent):
     original). The random start is projected onto ball and [0,1] together.
     """
 
+    paper = "Madry et al. 2018"
     random_start: bool = True
 
 
@@ -292,6 +299,7 @@ class MIM(SteepestAscent):
     Dong et al. 2018; martin section on MIM.
     """
 
+    paper = "Dong et al. 2018"
     steps: int = 10
     decay: float = 1.0
 
@@ -309,6 +317,7 @@ class ILCM(SteepestAscent):
     in pang's Table 2. Deviation: where the least likely class is the true one, the next is taken.
     """
 
+    paper = "Kurakin et al. 2017"
     steps: int = 10
     steer: Goal | None = field(default_factory=LeastLikely)
 

@@ -22,6 +22,8 @@ class _TwoGradients(SteepestAscent):
         slack: the logit margin that the class gradient goes for before the detector's turn.
     """
 
+    paper = "Bryniarski et al. 2021"
+    cost = "restarts x (steps x (F + 2 B) + F)"
     steps: int = 100
     random_start: bool = True
     slack: float = 0.5

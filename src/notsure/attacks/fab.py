@@ -46,6 +46,8 @@ class FAB(MinimumNormAttack):
     """
 
     norms = ("linf", "l2", "l1")
+    paper = "Croce & Hein 2020 (FAB, ICML)"
+    cost = "restarts x steps x (2 F + candidates B), or restarts x targets x steps x (2 F + B)"
     norm: str = "linf"
     restarts: int = 1
     targets: int = 0

@@ -157,12 +157,15 @@ class NaturalEvolution(GradientSource):
         """Answer and value at the candidates, and the estimate."""
         shape, dtype = images.shape[1:], images.dtype
         answer = problem.ask(images, rows)
-        gradient = torch.zeros_like(images)
+        value = function(answer.response)
+        each = value.shape[1:]
+        gradient = torch.zeros(len(images), *each, *shape, dtype=dtype, device=images.device)
         for _ in range(self.samples // 2):
             streams = problem.streams.select(rows).fork(_PURPOSE).fork(problem.queries[rows])
             direction = streams.normal(shape, dtype=dtype)
             ahead = function(problem.draw(images + self.sigma * direction, rows))
             behind = function(problem.draw(images - self.sigma * direction, rows))
             rise = ((ahead - behind) / (self.sigma * self.samples)).to(dtype)
-            gradient += rise.view(-1, 1, 1, 1) * direction
-        return Ascent(answer.response, answer.reached, function(answer.response), gradient)
+            direction = direction.view(len(images), *([1] * len(each)), *shape)
+            gradient += rise.view(*rise.shape, 1, 1, 1) * direction
+        return Ascent(answer.response, answer.reached, value, gradient)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -63,7 +62,8 @@ class Nearest:
         near = torch.zeros(len(rows), dtype=far.dtype, device=far.device)
         end = torch.ones_like(near)
         for round_ in range(rounds):
-            share = (near + end) / 2 if round_ else torch.full_like(near, 1 - 2.0**-rounds * 8)
+            first = torch.full_like(near, max(1 - 8 * 2.0**-rounds, 0.5))
+            share = (near + end) / 2 if round_ else first
             candidate = clean + share.view(-1, 1, 1, 1) * (far - clean)
             reached = self.problem.ask(candidate, rows).reached
             self.offer(candidate, rows, reached)
@@ -80,14 +80,13 @@ class MinimumNormAttack(GradientAttack):
         confidence: the logit margin (kappa) that success takes.
     """
 
-    norms: ClassVar[tuple[str, ...]] = ("l2",)
-    """The norms it is defined for."""
-
+    norms = ("l2",)
     norm: str = "l2"
     steps: int = 100
     confidence: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.norm not in self.norms:
             raise ConfigurationError(
                 f"{self.name} is defined for norm {' and '.join(self.norms)}; got {self.norm!r}."
@@ -135,7 +134,8 @@ def margins_to(
         else:
             values = logits.gather(1, classes) - logits.gather(1, labels[:, None]) - kappa
         if goal.undetected and response.rejection is not None:
-            values = torch.cat([values, -response.rejection[:, None]], dim=1)
+            accepted = -response.rejection - float(getattr(goal, "slack", 0.0))
+            values = torch.cat([values, accepted[:, None]], dim=1)
         return values
 
     return function
@@ -161,6 +161,8 @@ class DeepFool(MinimumNormAttack):
     """
 
     norms = ("l2", "linf", "l1")
+    paper = "Moosavi-Dezfooli et al. 2016"
+    cost = "steps x (F + followed B), the first step candidates B, and walk F"
     steps: int = 50
     overshoot: float = 0.02
     candidates: int = 10
@@ -257,6 +259,8 @@ class DDN(MinimumNormAttack):
         walk: forward passes for the way back; 0 for none.
     """
 
+    paper = "Rony et al. 2019"
+    cost = "steps x (F + B) + (1 + walk) F"
     init_norm: float = 1.0
     gamma: float = 0.05
     objective: Objective = MARGIN

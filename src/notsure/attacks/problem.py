@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -19,6 +19,9 @@ from notsure.core.target import Access, Response, Target
 
 Function = Callable[[Response], torch.Tensor]
 """What is differentiated: an answer for R images to values (R,), or (R, M) for M of them."""
+
+Precision = Literal["fp32", "bf16"]
+"""What the search computes in; whether a goal is reached is always found out in full."""
 
 VOTES = 15
 """How many draws of a stochastic target decide whether a goal is reached."""
@@ -97,6 +100,7 @@ class Problem:
         query_budget: how many forward passes a sample may take, the clean one included; None for
             any.
         votes: how many draws of a stochastic target decide.
+        precision: what gradients are computed in.
         untouched: where the clean image reaches the goal already, bool (B,).
         queries: forward passes per sample (B,).
         gradients: backward passes per sample (B,).
@@ -111,6 +115,7 @@ class Problem:
     source: GradientSource = AUTOGRAD
     query_budget: int | None = None
     votes: int = VOTES
+    precision: Precision = "fp32"
     labels: torch.Tensor = field(init=False)
     clean: Response = field(init=False)
     untouched: torch.Tensor = field(init=False)
@@ -195,8 +200,9 @@ class Problem:
     def slope(self, images: torch.Tensor, rows: torch.Tensor, function: Function) -> Ascent:
         """Answer, any function of it and its gradients at candidates for these rows."""
         ascent = self.source.ascend(self, images, rows, function)
-        if self.target.stochastic and bool(ascent.reached.any()):
-            # the draws of the gradient may be few, or lucky: a vote decides
+        doubtful = self.target.stochastic or self.precision != "fp32"
+        if doubtful and bool(ascent.reached.any()):
+            # draws of the gradient may be few, or lucky, and low precision errs: ask in earnest
             hits = ascent.reached.nonzero().flatten()
             ascent.reached[hits] = self.ask(images[hits], rows[hits]).reached
         return ascent
@@ -208,7 +214,10 @@ class Problem:
         """
         with torch.inference_mode(False), torch.enable_grad():
             variable = images.detach().clone().requires_grad_()
-            response = self._respond(variable, rows)
+            with torch.autocast(
+                variable.device.type, torch.bfloat16, enabled=self.precision == "bf16"
+            ):
+                response = _in_type_of(variable, self._respond(variable, rows))
             value = function(response)
             if not value.requires_grad:
                 raise UnsupportedError(
@@ -277,6 +286,12 @@ def _gradients(value: torch.Tensor, variable: torch.Tensor) -> torch.Tensor:
         for m in range(value.shape[1])
     ]
     return torch.stack(parts, dim=1)
+
+
+def _in_type_of(x: torch.Tensor, response: Response) -> Response:
+    """Logits and rejection of low precision as the images' type, which everything else is in."""
+    rejection = response.rejection
+    return Response(response.logits.to(x), None if rejection is None else rejection.to(x))
 
 
 def _detached(response: Response) -> Response:
