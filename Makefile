@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+BENCH := .venv-bench
+DATA ?= ../shared/data/mnist
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check bench format clean
 
 help:
 	@echo "make demo    train, guard and attack two small networks; see runs/demo/report.html"
 	@echo "make test    run the test suite"
 	@echo "make check   lint, format and type checks"
+	@echo "make bench   time the attacks against other libraries; see benchmarks/README.md"
 	@echo "make format  format the code"
 	@echo "make clean   remove the environment and caches"
 
@@ -31,9 +34,21 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+$(BENCH)/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	PIP_CONSTRAINT="$(CURDIR)/constraints.txt $(CURDIR)/benchmarks/build-constraints.txt" \
+	PIP_BUILD_CONSTRAINT="$(CURDIR)/benchmarks/build-constraints.txt" \
+		$(BENCH)/bin/python -m pip install --disable-pip-version-check --quiet \
+		--editable '.[data]' --requirement benchmarks/requirements.txt
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps torchattacks==3.5.1
+	@touch $@
+
+bench: $(BENCH)/installed
+	$(BENCH)/bin/python benchmarks/attacks.py --data $(DATA)
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +38,7 @@ from notsure.core.errors import (
 from notsure.core.target import Response
 from tests.toys import images, small_network
 
+ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1, 6, 6)
 KINDS = [FGSM, BIM, PGD, MIM, ILCM, RandomNoise]
 few = settings(max_examples=12, deadline=None)
@@ -448,3 +452,32 @@ def test_what_is_found_in_low_precision_holds_in_full(kind: Any) -> None:
     assert int(low.queries.sum()) > int(low.gradients.sum())
     with pytest.raises(ConfigurationError, match="fp32 or bf16"):
         PGD(eps=0.1, precision="fp16")  # type: ignore[arg-type]
+
+
+_MEMORY = """
+import resource, sys
+import torch
+import notsure as ns
+from notsure.attacks import DDN, PGD
+from tests.toys import images, small_network
+
+classifier = ns.Classifier(small_network(0, num_classes=10).float())
+x = images(64, (1, 6, 6)).float()
+y = classifier.logits(x).argmax(dim=1)
+for kind in (PGD(eps=0.1, steps=5), DDN(steps=5)):
+    peaks = []
+    for batch in range(50):
+        kind(classifier, x, y, seed=batch)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    # in KiB; the first batches fill caches
+    print(peaks[-1] - peaks[10])
+"""
+
+
+def test_memory_is_flat_over_many_batches() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    for growth in done.stdout.split():
+        # a graph kept alive for each batch would cost several MiB
+        assert int(growth) < 2048

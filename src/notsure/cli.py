@@ -104,6 +104,29 @@ def report(
     typer.echo(f"wrote {page}")
 
 
+@app.command()
+def attacks(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As Markdown, with the deviations from the papers.")
+    ] = False,
+) -> None:
+    """List every attack: form, norms, what it has to see of the target, what it costs."""
+    from notsure.attacks.catalogue import catalogue
+    from notsure.attacks.catalogue import markdown as as_markdown
+
+    if markdown:
+        typer.echo(as_markdown(), nl=False)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("attack", "form", "norms", "has to see", "cost of a sample (F, B passes)")
+    for one in catalogue():
+        form = "eps" if one.bounded else "nearest"
+        table.add_row(one.name, form, " ".join(one.norms), one.needs.name.lower(), one.cost)
+    Console().print(table)
+
+
 def main() -> None:
     """Runs the command line; errors of ours are told in a sentence, without a traceback."""
     try:

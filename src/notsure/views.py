@@ -79,6 +79,19 @@ class View(nn.Module):
         return response.rejection
 
 
+def checked_images(target: Target, x: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, H, W) without their graph, after the target's own checks.
+
+    Raises:
+        InputError: see `Classifier.check`.
+    """
+    classifier = getattr(target, "classifier", target)
+    if isinstance(classifier, Classifier | View):
+        return classifier.check(x)
+    check_images(x)
+    return x.detach()
+
+
 def _verdict(response: Response) -> torch.Tensor | None:
     """Accepted or not, and no word of how narrowly."""
     if response.rejection is None:

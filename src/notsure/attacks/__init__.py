@@ -7,6 +7,7 @@ from notsure.attacks.bounded import BIM, FGSM, ILCM, MIM, PGD, BoundedAttack, Ra
 from notsure.attacks.carlini_wagner import CarliniWagner
 from notsure.attacks.detector_aware import OrthogonalPGD, SelectivePGD
 from notsure.attacks.fab import FAB
+from notsure.attacks.generative import AdvGAN, FittedAdvGAN
 from notsure.attacks.geometry import L1, L2, Linf, Norm
 from notsure.attacks.goals import (
     Goal,
@@ -23,6 +24,7 @@ from notsure.attacks.objectives import DLR, CrossEntropy, DetectorAware, Margin,
 from notsure.attacks.problem import Autograd, GradientSource
 from notsure.attacks.query import HopSkipJump, Square
 from notsure.attacks.sparse import JSMA
+from notsure.attacks.transfer import Distilled, Transfer, distill
 
 __all__ = [
     "APGD",
@@ -39,6 +41,7 @@ __all__ = [
     "L2",
     "MIM",
     "PGD",
+    "AdvGAN",
     "Attack",
     "AutoAttack",
     "Autograd",
@@ -48,6 +51,8 @@ __all__ = [
     "CrossEntropy",
     "DeepFool",
     "DetectorAware",
+    "Distilled",
+    "FittedAdvGAN",
     "Goal",
     "GradientSource",
     "HopSkipJump",
@@ -66,5 +71,7 @@ __all__ = [
     "SelectivePGD",
     "Square",
     "Targeted",
+    "Transfer",
     "Undetected",
+    "distill",
 ]

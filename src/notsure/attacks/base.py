@@ -14,13 +14,13 @@ from torch import nn
 from notsure.attacks.geometry import Norm
 from notsure.attacks.goals import Goal, Misclassified, Targeted, Undetected
 from notsure.attacks.problem import AUTOGRAD, VOTES, GradientSource, Precision, Problem
-from notsure.classifier import Classifier, as_target
-from notsure.core.checks import check_images, check_labels, content_keys
+from notsure.classifier import as_target
+from notsure.core.checks import check_labels, content_keys
 from notsure.core.errors import ConfigurationError, UnsupportedError, VerificationError
 from notsure.core.randomness import Streams
 from notsure.core.state import derived_seed, seeded, undisturbed
 from notsure.core.target import Access, Adversarial, Target, access_of, distances
-from notsure.views import View
+from notsure.views import checked_images
 
 BUDGET_TOLERANCE = 1e-6
 """How far |x' - x| may exceed eps: the rounding of x + delta in float32."""
@@ -48,6 +48,8 @@ class Attack(ABC):
     """The norms it is defined for."""
     paper: ClassVar[str] = ""
     """Where it comes from."""
+    goals: ClassVar[str] = "any"
+    """Which goals it can go for."""
     cost: ClassVar[str] = ""
     """What it costs a sample at most, in forward (F) and backward (B) passes."""
 
@@ -273,14 +275,10 @@ def judged(problem: Problem, proposal: torch.Tensor, budget: Budget | None) -> A
 
 
 def _checked(target: Target, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    classifier = getattr(target, "classifier", target)
-    if isinstance(classifier, Classifier | View):
-        x = classifier.check(x)
-    else:
-        check_images(x)
+    x = checked_images(target, x)
     y = check_labels(y, count=len(x)).to(x.device)
     # a caller in inference mode hands in tensors that no graph may hold: work on copies
-    return x.detach().clamp(0, 1), y.clone()
+    return x.clamp(0, 1), y.clone()
 
 
 def _check_budget(budget: Budget, size: int) -> None:

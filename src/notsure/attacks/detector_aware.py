@@ -22,6 +22,7 @@ class _TwoGradients(SteepestAscent):
         slack: the logit margin that the class gradient goes for before the detector's turn.
     """
 
+    goals = "any that has to be accepted"
     paper = "Bryniarski et al. 2021"
     cost = "restarts x (steps x (F + 2 B) + F)"
     steps: int = 100

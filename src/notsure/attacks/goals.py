@@ -85,6 +85,21 @@ class Targeted(_ClassGoal):
     targeted: ClassVar[bool] = True
     label: int | torch.Tensor = 0
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it asks for the same labels with the same confidence."""
+        if not isinstance(other, Targeted):
+            return NotImplemented
+        return self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    @property
+    def _content(self) -> tuple[float, object]:
+        label = self.label
+        labels = tuple(label.tolist()) if isinstance(label, torch.Tensor) else label
+        return self.confidence, labels
+
     def labels(self, clean_logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The wanted labels.
 

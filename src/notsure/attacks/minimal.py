@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from notsure.attacks.base import GradientAttack
 from notsure.attacks.geometry import L2, Norm, norm_named
 from notsure.attacks.goals import margin
-from notsure.attacks.objectives import MARGIN, Objective
+from notsure.attacks.objectives import MARGIN, CrossEntropy, Objective
 from notsure.attacks.problem import Function, Problem, objective_for
 from notsure.core.errors import ConfigurationError
 from notsure.core.target import Response
+
+_SLACK = 1e-4
+"""How far a step of DeepFool goes in any case, so that rounding cannot stop it at a boundary."""
 
 
 class Nearest:
@@ -80,7 +84,7 @@ class MinimumNormAttack(GradientAttack):
         confidence: the logit margin (kappa) that success takes.
     """
 
-    norms = ("l2",)
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
     norm: str = "l2"
     steps: int = 100
     confidence: float = 0.0
@@ -146,11 +150,11 @@ class DeepFool(MinimumNormAttack):
     """Steps to the nearest of the linearised decision boundaries until one is crossed.
 
     Moosavi-Dezfooli et al. 2016; martin. Each step costs one forward pass and one backward pass
-    per class looked at. Deviations: the step is the exact projection onto half-space and box at
-    once, not onto the half-space with a clip to the box after it; only the boundaries that were
+    per class looked at. Where the target rejects, an image that is misclassified but rejected moves
+    on across the linearised threshold of the rejection, along its class's boundary. Deviations: a
+    step spends nothing on pixels that stand at the end of the box; only the boundaries that were
     nearest at first are followed; a walk back along the line to the clean image takes back the
-    overshoot at the end. Where the target rejects, an image that is misclassified but rejected
-    moves on across the linearised threshold of the rejection, along its class's boundary.
+    overshoot at the end.
 
     Attributes:
         steps: how many steps at most; few samples need more than five.
@@ -166,7 +170,7 @@ class DeepFool(MinimumNormAttack):
     steps: int = 50
     overshoot: float = 0.02
     candidates: int = 10
-    followed: int = 3
+    followed: int = 2
     walk: int = 6
 
     def __post_init__(self) -> None:
@@ -197,7 +201,11 @@ class DeepFool(MinimumNormAttack):
             if step == 0:
                 order = nearest_classes(norm, value, gradient, classes.shape[1], self.followed)
                 classes = classes.gather(1, order)
-            x = (x + norm.shortest_step(slope, rise * (1 + self.overshoot), -x, 1 - x)).clamp(0, 1)
+            # as long as the way to the boundary would be without the box: a step that made up for
+            # blocked pixels at once would trust the linearisation too far
+            length = (1 + self.overshoot) * rise / norm.dual(slope).clamp_min(1e-30) + _SLACK
+            x = x + norm.steepest_step(slope, length.view(-1, 1, 1, 1), -x, 1 - x)
+            x = x.clamp(0, 1)
         nearest.walk_back(self.walk)
         return nearest.x
 
@@ -246,16 +254,18 @@ class DDN(MinimumNormAttack):
     """Decoupled direction and norm: gradient steps on a sphere that shrinks while they succeed.
 
     Rony et al. 2019. It takes `steps` forward and backward passes and reaches what C&W reaches at
-    a hundredth of its cost: the recommended minimum-norm attack in l2. Deviations: it climbs the
-    margin, which in the limit of small steps leads to the nearest point where cross-entropy does
-    not; images are not rounded to 8 bits on the way; and a walk back along the line to the clean
-    image ends it.
+    a hundredth of its cost: the recommended minimum-norm attack in l2. Deviations: the
+    objective changes half-way, and gamma falls at the end, as in Pintor et al. 2021, which saves
+    two steps in five; images are not rounded to 8 bits on the way; a walk back along the line to
+    the clean image ends it.
 
     Attributes:
         init_norm: the radius of the first sphere, in [0,1] pixel units.
-        gamma: by what share the radius shrinks or grows after each step.
-        objective: what is maximised; the margin by default, and `DetectorAware` where the goal
-            includes being accepted.
+        gamma: by what share the radius shrinks or grows after a step; over the last third of the
+            steps the share falls to a thousandth.
+        objective: what is maximised; by default cross-entropy for the first half of the steps,
+            which looks at all classes, and the margin for the rest, which leads to the nearest
+            point of a boundary; `DetectorAware` with these where the goal includes being accepted.
         walk: forward passes for the way back; 0 for none.
     """
 
@@ -263,21 +273,22 @@ class DDN(MinimumNormAttack):
     cost = "steps x (F + B) + (1 + walk) F"
     init_norm: float = 1.0
     gamma: float = 0.05
-    objective: Objective = MARGIN
+    objective: Objective | None = None
     walk: int = 6
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.init_norm > 0 and 0 < self.gamma < 1) or self.walk < 0:
+        if not (self.init_norm > 0 and 0.001 < self.gamma < 1) or self.walk < 0:
             raise ConfigurationError(
-                "init_norm has to be > 0, gamma in (0, 1), and walk at least 0; got "
+                "init_norm has to be > 0, gamma in (0.001, 1), and walk at least 0; got "
                 f"init_norm={self.init_norm}, gamma={self.gamma}, walk={self.walk}."
             )
 
     def search(self, problem: Problem) -> torch.Tensor:
         """Alternates steps of the direction and of the norm."""
         norm, nearest = L2(), Nearest(problem, L2())
-        objective = objective_for(problem, self.objective)
+        far = objective_for(problem, self.objective or CrossEntropy())
+        near = objective_for(problem, self.objective or MARGIN)
         rows = (~problem.untouched).nonzero().flatten()
         x = problem.x[rows]
         delta = torch.zeros_like(x)
@@ -287,11 +298,13 @@ class DDN(MinimumNormAttack):
         for step in range(self.steps):
             if len(rows) == 0:
                 break
-            ascent = problem.ascend(x + delta, rows, objective)
+            ascent = problem.ascend(x + delta, rows, far if 2 * step < self.steps else near)
             nearest.offer(x + delta, rows, ascent.reached)
-            length = 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2
+            cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
+            length = 0.01 + 0.99 * cosine
+            change = 0.001 + (self.gamma - 0.001) * min(1.0, 5 * cosine)
             delta = delta + norm.steepest_step(ascent.gradient, length, -x - delta, 1 - x - delta)
-            radius = radius * torch.where(ascent.reached, 1 - self.gamma, 1 + self.gamma)
+            radius = radius * torch.where(ascent.reached, 1 - change, 1 + change)
             radius = radius.minimum(farthest)
             scale = radius / norm.distance(delta).clamp_min(1e-12)
             delta = (x + scale.view(-1, 1, 1, 1) * delta).clamp_(0, 1).sub_(x)

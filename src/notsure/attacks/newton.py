@@ -48,6 +48,8 @@ class NewtonFool(MinimumNormAttack):
             by eta * |x0| at most, so that it gains little unless eta is large.
     """
 
+    paper = "Jang et al. 2017"
+    cost = "steps x (F + B) + (1 + walk) F"
     eta: float = 0.01
     walk: int = 0
 

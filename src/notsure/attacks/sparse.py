@@ -14,6 +14,9 @@ from notsure.attacks.problem import Function, Problem
 from notsure.core.errors import ConfigurationError
 from notsure.core.target import Response
 
+_SATURATED = 0.01
+"""How near to the end of [0,1] a pixel value counts as being there."""
+
 _AT_ONCE = 2**22
 """How many numbers the search for the best pair holds at a time."""
 
@@ -27,7 +30,8 @@ class JSMA(GradientAttack):
     (p, q) with a_p + a_q > 0 and b_p + b_q < 0 whose saliency (a_p + a_q) * |b_p + b_q| is
     largest; for theta < 0 both signs are turned round. With pairs=False it is the pixel value of
     the largest a_i * |b_i| (pang's map, read with the target t where it prints y). A pixel value
-    is open to a step while it was not changed and is not at the end of [0,1] that theta points to.
+    is open to a step while it was not changed and is not within 0.01 of the end of [0,1] that theta
+    points to.
     A sample stops at success, where no saliency is positive, and at its limit of changes.
 
     Of the Jacobian of the logits only these two combinations of rows count, so a step costs one
@@ -53,6 +57,9 @@ class JSMA(GradientAttack):
         confidence: the logit margin (kappa) that success takes.
     """
 
+    norms = ("l0",)
+    paper = "Papernot et al. 2016"
+    cost = "changes / 2 x (F + 2 B), or changes x (F + 2 B) with single pixel values"
     theta: float = 1.0
     gamma: float = 0.1
     pairs: bool = True
@@ -95,7 +102,7 @@ class JSMA(GradientAttack):
             images = x.view(len(rows), *problem.x.shape[1:])
             ascent = problem.slope(images, rows, _saliency_slopes(problem, rows, classes))
             wanted, others = (sign * ascent.gradient).flatten(2).unbind(dim=1)
-            room = x < 1 if self.theta > 0 else x > 0
+            room = x < 1 - _SATURATED if self.theta > 0 else x > _SATURATED
             chosen, salient = choose(wanted, -others, unused & room)
             done = ascent.reached
             proposal[rows[done]] = images[done]
