@@ -62,7 +62,7 @@ def level_images(model: LinearModel, norm: str, count: int) -> tuple[torch.Tenso
     ("attack", "ratio"),
     [
         (Square(queries=400), 1.05),
-        (Square(norm="l2", queries=400), 1.5),
+        (Square(norm="l2", queries=400), 1.3),
         (NES(queries=2000), 1.1),
         (NES(norm="l2", queries=2000), 1.05),
     ],
@@ -377,7 +377,7 @@ def test_the_pattern_is_the_published_one(side: int) -> None:
             found[max(top, 0) : top + 2 * k + 1, max(left, 0) : left + 2 * k + 1] += (
                 1 / (k + 1) ** 2
             )
-        return found / found.norm()
+        return found / found.square().sum().sqrt()
 
     wanted = torch.cat([hill(side // 2, side), -hill(side - side // 2, side)])
     pattern = _eta(side, torch.float64, torch.device("cpu"))
@@ -390,7 +390,7 @@ def test_a_square_is_recoloured() -> None:
     start = stripes(streams_of(x), x, eps)
     assert torch.allclose((start - x).abs(), torch.full_like(x, eps))
     assert torch.equal((start - x).sign()[:, :, :1].expand_as(x), (start - x).sign())
-    corners = set()
+    touched: set[tuple[int, int]] = set()
     for step in range(5):
         moved = recoloured(streams_of(x).fork(step), x, start, eps, side)
         changed = (moved != start).any(dim=1)
@@ -399,20 +399,17 @@ def test_a_square_is_recoloured() -> None:
             where = changed[row].nonzero()
             extent = where.amax(dim=0) - where.amin(dim=0)
             assert int(extent.max()) < side
-            corners.update(map(tuple, where.tolist()))
+            touched.update((down, across) for down, across in where.tolist())
         sign = (moved - x).sign()
         inside = changed[:, None] & (moved != start)
         for channel in range(3):
             colour = torch.where(inside[:, channel], sign[:, channel], 0).flatten(1)
             assert bool((colour.amax(dim=1) * colour.amin(dim=1) == 0).all()), "two colours"
-    assert len(corners) == 7 * 9, "a pixel is never changed"
-    single = stripes(streams_of(x), x, eps)
-    for _ in range(3):
-        # one channel, all of one colour: only the other one is left
-        dark = (x - eps).clamp(0, 1)[:, :1]
-        moved = recoloured(streams_of(x), x[:, :1], dark, eps, side)
-        assert torch.equal((moved != dark).flatten(1).sum(dim=1), torch.full((200,), side**2))
-    assert single.shape == x.shape
+    assert len(touched) == 7 * 9, "a pixel is never changed"
+    # where all is of one colour only the other one is left
+    dark = (x - eps).clamp(0, 1)[:, :1]
+    moved = recoloured(streams_of(x), x[:, :1], dark, eps, side)
+    assert torch.equal((moved != dark).flatten(1).sum(dim=1), torch.full((200,), side**2))
 
 
 @pytest.mark.parametrize("binary", [False, True])
@@ -558,6 +555,7 @@ def test_blocks_of_noise_reach_what_pixel_noise_does_not() -> None:
         (NES, {"queries": 52}, "queries=53"),
         (NES, {"queries": 100, "restarts": 2}, "queries=105"),
         (NES, {"gradient": NaturalEvolution()}, "PGD"),
+        (NES, {"precision": "bf16"}, "PGD"),
         (NES, {"steps": -1}, "at least 0"),
     ],
 )

@@ -101,6 +101,6 @@ def markdown() -> str:
         lines.append(f"| {' | '.join([*cells, one.needs.name.lower(), one.cost, one.paper])} |")
     lines += ["", "| attack | what it does | how it differs from the paper |", "|---|---|---|"]
     for one in entries:
-        cells = (part.replace("|", "\\|") for part in (one.summary, one.deviations or "-"))
+        cells = [part.replace("|", "\\|") for part in (one.summary, one.deviations or "-")]
         lines.append(f"| `{one.name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -72,6 +72,8 @@ class NES(SteepestAscent):
     """
 
     needs = Access.DECISIONS
+    paper = "Ilyas et al. 2018; preaut (5)"
+    cost = "queries F; a step takes (samples + 1) F, from labels about samples x proxies F"
 
     steps: int = 0
     decay: float = 0.9
@@ -84,10 +86,10 @@ class NES(SteepestAscent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.gradient != AUTOGRAD:
+        if self.gradient != AUTOGRAD or self.precision != "fp32":
             raise ConfigurationError(
-                "NES estimates its own gradient: leave `gradient` out, or give "
-                "PGD(gradient=NaturalEvolution(...))."
+                "NES differentiates nothing: leave `gradient` and `precision` out. For other ways "
+                "to a gradient give them to PGD."
             )
         # checks samples and sigma
         cost = NaturalEvolution(samples=self.samples, sigma=self.sigma).cost

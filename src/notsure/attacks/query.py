@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 
@@ -34,7 +33,7 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After which of 10000 steps Square halves the share of pixels that it changes."""
 
 _SMALL = 15
-"""Below this many pixels of width or height, the windows of l2 shrink to single pixels."""
+"""Below this many pixels of width or height, the windows of l2 may be 2 pixels wide."""
 
 _MOST_HALVINGS = 25
 
@@ -83,8 +82,8 @@ class Square(Attack):
 
     Deviations: a square that would change nothing gets the opposite colours in place of new
     random ones; squares may lie at the image's last row and column; in l2 the perturbation is
-    scaled so that it fills the ball although [0,1] takes part of it away, and in images of less
-    than 15 pixels windows shrink to 1 pixel, not 3; restarts share the budget.
+    scaled so that it fills the ball although [0,1] takes part of it away, and in images narrower
+    than 15 pixels windows shrink to 2 pixels, not 3; restarts share the budget.
     Where the goal includes being accepted the objective is `DetectorAware`, and changes that leave
     it equal are kept as well, since a target that shows no more than its verdict leaves plateaus.
 
@@ -100,8 +99,9 @@ class Square(Attack):
     """
 
     needs = Access.SCORES
-    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
-    """The norms it is defined for."""
+    norms = ("linf", "l2")
+    paper = "Andriushchenko et al. 2020"
+    cost = "queries F"
 
     norm: str = "linf"
     eps: float | str = 0.3
@@ -205,8 +205,10 @@ class Square(Attack):
         shorter = min(height, width)
         if self.norm == "linf":
             return max(1, min(side, shorter - 1))
-        # odd, so that the pattern has a centre, and at least 3 where the image is not tiny
-        return min(max(side, 3 if shorter >= _SMALL else 1) | 1, shorter)
+        if shorter < _SMALL:
+            return min(max(side, 2), shorter)
+        # odd, so that the pattern has a centre
+        return min(max(side, 3) | 1, shorter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +244,9 @@ class HopSkipJump(Attack):
     """
 
     needs = Access.DECISIONS
-    norms: ClassVar[tuple[str, ...]] = ("l2", "linf")
-    """The norms it is defined for."""
+    norms = ("l2", "linf")
+    paper = "Chen, Jordan & Wainwright 2020"
+    cost = "queries F"
 
     norm: str = "l2"
     steps: int = 64
