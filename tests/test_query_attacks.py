@@ -37,9 +37,19 @@ QUICK: list[Attack] = [
     NES(norm="l1", eps=2.0, queries=150, samples=10),
 ]
 
+# Square needs scores, which decisions do not show
+ACCESS = [(attack, False) for attack in QUICK]
+ACCESS += [(attack, True) for attack in QUICK if not isinstance(attack, Square)]
+
 
 def name_of(attack: Attack) -> str:
     return f"{attack.name}-{attack.settings()['norm']}"
+
+
+def label_of(value: Any) -> str:
+    if isinstance(value, Attack):
+        return name_of(value)
+    return str(value)
 
 
 def level_images(model: LinearModel, norm: str, count: int) -> tuple[torch.Tensor, float]:
@@ -66,7 +76,7 @@ def level_images(model: LinearModel, norm: str, count: int) -> tuple[torch.Tenso
         (NES(queries=2000), 1.1),
         (NES(norm="l2", queries=2000), 1.05),
     ],
-    ids=lambda one: one if isinstance(one, float) else name_of(one),
+    ids=label_of,
 )
 def test_scores_lead_near_the_optimum(attack: Any, ratio: float) -> None:
     model = LinearModel(SHAPE, 2, seed=3)
@@ -139,9 +149,8 @@ def test_images_of_any_size(shape: tuple[int, int, int], num_logits: int, dtype:
         wide = attack
         if not isinstance(attack, HopSkipJump):
             wide = attack.with_eps(0.5)  # type: ignore[attr-defined]
-        for target in (classifier, DecisionsOnly(classifier)):
-            if isinstance(attack, Square) and target is not classifier:
-                continue
+        views = [classifier, DecisionsOnly(classifier)]
+        for target in views[: 1 if isinstance(attack, Square) else 2]:
             found = wide(target, x, y)
             wrong = classifier.logits(found.x).argmax(dim=1) != y
             assert torch.equal(wrong, found.success)
@@ -193,12 +202,9 @@ def hard_case(count: int = 6) -> tuple[ns.Classifier, torch.Tensor, torch.Tensor
     return classifier, x, classifier.logits(x).argmax(dim=1).detach()
 
 
-@pytest.mark.parametrize("decisions", [False, True])
-@pytest.mark.parametrize("attack", QUICK, ids=name_of)
+@pytest.mark.parametrize(("attack", "decisions"), ACCESS, ids=label_of)
 @pytest.mark.parametrize("queries", [60, 111])
 def test_no_query_is_spent_beyond_the_budget(attack: Any, decisions: bool, queries: int) -> None:
-    if isinstance(attack, Square) and decisions:
-        pytest.skip("needs scores")
     classifier, x, y = hard_case()
     attack = replace(attack, queries=queries)
     if not isinstance(attack, HopSkipJump):
@@ -232,11 +238,8 @@ def test_an_answer_of_a_stochastic_target_costs_its_draws(attack: Any) -> None:
         few(Counting(classifier, stochastic=True), x, y, votes=12)
 
 
-@pytest.mark.parametrize("decisions", [False, True])
-@pytest.mark.parametrize("attack", QUICK, ids=name_of)
+@pytest.mark.parametrize(("attack", "decisions"), ACCESS, ids=label_of)
 def test_a_sample_does_not_feel_its_batch(attack: Any, decisions: bool) -> None:
-    if isinstance(attack, Square) and decisions:
-        pytest.skip("needs scores")
     classifier, x, y = hard_case(8)
     target = DecisionsOnly(classifier) if decisions else ScoresOnly(classifier)
     together = attack(target, x, y, seed=5)

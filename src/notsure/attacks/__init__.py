@@ -6,6 +6,7 @@ from notsure.attacks.base import Attack, Budget
 from notsure.attacks.bounded import BIM, FGSM, ILCM, MIM, PGD, BoundedAttack, RandomNoise
 from notsure.attacks.carlini_wagner import CarliniWagner
 from notsure.attacks.detector_aware import OrthogonalPGD, SelectivePGD
+from notsure.attacks.evolution import NES
 from notsure.attacks.fab import FAB
 from notsure.attacks.generative import AdvGAN, FittedAdvGAN
 from notsure.attacks.geometry import L1, L2, Linf, Norm
@@ -40,6 +41,7 @@ __all__ = [
     "L1",
     "L2",
     "MIM",
+    "NES",
     "PGD",
     "AdvGAN",
     "Attack",

@@ -67,7 +67,7 @@ def catalogue() -> list[Entry]:
 def _entry(kind: type[Attack]) -> Entry:
     doc = inspect.getdoc(kind) or ""
     text = " ".join(doc.split("Attributes:")[0].split())
-    found = re.search(r"Deviations?: (.*)", text)
+    found = re.search(r"Deviations?(?: from the paper)?: (.*)", text)
     minimal = issubclass(kind, MinimumNormAttack)
     family = _FAMILIES.get(kind.__module__.removeprefix("notsure."), "")
     if not family:

@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 import torch
 
 from notsure.attacks.goals import Goal
-from notsure.attacks.objectives import CrossEntropy, DetectorAware, Objective
+from notsure.attacks.objectives import MARGIN, CrossEntropy, DetectorAware, Objective
 from notsure.core.checks import check_labels
-from notsure.core.errors import UnsupportedError, VerificationError
+from notsure.core.errors import ConfigurationError, UnsupportedError, VerificationError
 from notsure.core.randomness import Streams, drawing_from
 from notsure.core.target import Access, Response, Target
 
@@ -127,6 +127,11 @@ class Problem:
         count = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
         self.queries, self.gradients, self.dead_gradients = count, count.clone(), count.clone()
         everything = torch.arange(len(self.x), device=self.x.device)
+        if self.query_budget is not None and self.query_budget <= self.draws:
+            raise ConfigurationError(
+                f"A budget of {self.query_budget} queries does not go beyond the answer for the "
+                f"clean image, which takes {self.draws} of this target: give more."
+            )
         # the goal's labels follow from the first answer, so that it cannot be judged before
         answers = [self.draw(self.x, everything) for _ in range(self.draws)]
         self.clean = _mean(answers)
@@ -272,9 +277,12 @@ class Problem:
 
 def objective_for(problem: Problem, given: Objective | None) -> Objective:
     """What to maximise: the one given or cross-entropy; the detector too, where it matters."""
-    if not problem.goal.undetected or isinstance(given, DetectorAware):
+    goal = problem.goal
+    if not goal.undetected or isinstance(given, DetectorAware):
         return given or CrossEntropy()
-    return DetectorAware() if given is None else DetectorAware(base=given)
+    slack = max(1.0, float(getattr(goal, "confidence", 0.0)))
+    rejection_slack = 0.1 + float(getattr(goal, "slack", 0.0))
+    return DetectorAware(base=given or MARGIN, slack=slack, rejection_slack=rejection_slack)
 
 
 def _gradients(value: torch.Tensor, variable: torch.Tensor) -> torch.Tensor:

@@ -223,7 +223,7 @@ class HopSkipJump(Attack):
 
     The start is noise blended with the clean image, from the sample's own stream, so that no other
     image is needed; a sample for which no noise reaches the goal stands. That is common for a
-    target class that no noise is taken for, more `initial_tries` notwithstanding.
+    target class that no noise is taken for; more `initial_tries` seldom help.
 
     Deviations: the noise is of blocks as well as of pixels, which reach more classes; the bisection
     is never coarser than a thousandth, which matters for images of fewer than a hundred values;
@@ -233,7 +233,8 @@ class HopSkipJump(Attack):
     Attributes:
         norm: "l2" or "linf".
         steps: how many steps at most.
-        queries: forward passes a sample may take, the clean image's included.
+        queries: forward passes a sample may take, the clean image's included. With less than what
+            a start and a step cost, some 150, the start is all that comes of it.
         initial_evaluations: points around the first iterate.
         max_evaluations: points around any iterate at most.
         initial_tries: noise images tried for the start.

@@ -12,7 +12,6 @@ from torch import nn
 
 import notsure
 from notsure.attacks import Attack
-from notsure.attacks.bounded import BoundedAttack
 from notsure.classifier import Classifier
 from notsure.core.checks import check_labels, parse_size
 from notsure.core.errors import (
@@ -315,8 +314,9 @@ def _variants(attacks: Sequence[Attack], eps: Sequence[float | str] | None) -> l
             raise ConfigurationError(
                 f"{attack!r} is no attack: give instances such as notsure.attacks.PGD(eps=0.3)."
             )
-        if eps is not None and isinstance(attack, BoundedAttack):
-            variants.extend(attack.with_eps(parse_size(one, what="eps")) for one in eps)
+        with_eps = getattr(attack, "with_eps", None)
+        if eps is not None and attack.budget is not None and with_eps is not None:
+            variants.extend(with_eps(parse_size(one, what="eps")) for one in eps)
         else:
             variants.append(attack)
     if not variants:
