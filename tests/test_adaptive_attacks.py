@@ -10,10 +10,14 @@ import torch
 import notsure as ns
 from notsure.attacks import (
     APGD,
+    DDN,
     DLR,
+    FAB,
     PGD,
     AutoAttack,
+    CarliniWagner,
     CrossEntropy,
+    DeepFool,
     Margin,
     Misclassified,
     OrthogonalPGD,
@@ -23,6 +27,7 @@ from notsure.attacks import (
 )
 from notsure.core.errors import ConfigurationError, UnsupportedError
 from notsure.core.target import Response
+from tests.conftest import Digits
 from tests.test_attacks_closed_form import conforms
 from tests.toys import Fenced, LinearModel, images, small_network
 
@@ -70,6 +75,37 @@ def test_a_detector_that_rejects_everything_is_not_beaten(attack: Any) -> None:
     found = attack(target, x, y)
     assert not bool(found.success.any())
     assert torch.equal(found.x, x)
+
+
+GUARD_BREAKERS = [
+    (CarliniWagner(steps=300, binary_search_steps=6, initial_constant=0.1), 0.8),
+    (CarliniWagner(steps=300, binary_search_steps=6, initial_constant=0.1, confidence=2.0), 0.6),
+    (DDN(), 0.8),
+    (DeepFool(), 0.5),
+    (FAB(norm="l2", steps=30), 0.5),
+    (OrthogonalPGD(eps=0.4), 0.6),
+    (SelectivePGD(eps=0.4), 0.6),
+    (APGD(eps=0.4), 0.6),
+]
+
+
+@pytest.mark.parametrize(
+    ("attack", "least"), GUARD_BREAKERS, ids=lambda value: getattr(value, "name", "")
+)
+def test_a_real_guard_is_broken_by_who_sees_it(attack: Any, least: float, digits: Digits) -> None:
+    guard, x, y = digits.guard, digits.x[:24], digits.y[:24]
+    clean = guard.judge(x)
+    rows = (clean.label == y).nonzero().flatten()
+    x, y = x[rows], y[rows]
+    found = attack(guard, x, y)
+    verdict = guard.judge(found.x)
+    assert bool(((verdict.prediction != y) & verdict.accepted)[found.success].all())
+    assert float(found.success.double().mean()) >= least
+    if attack.confidence:
+        logits = guard.logits(found.x).detach()
+        own = logits.gather(1, y[:, None])[:, 0]
+        ahead = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - own
+        assert float(ahead[found.success].min()) >= attack.confidence - 1e-4
 
 
 class _Blind(torch.nn.Module):

@@ -193,10 +193,24 @@ def test_work_is_spent_only_on_samples_that_stand() -> None:
     assert bool(fallen.any())
     assert float(found.gradients[fallen].double().mean()) < 25
     assert bool((found.gradients[standing] == 30).all())
-    # clean, one a step, and the last step's
-    assert bool((found.queries[standing] == 32).all())
+    # clean, one a step, the leap's, and the last step's
+    assert bool((found.queries[standing] == 33).all())
     to_the_end = PGD(eps=0.2, steps=30, early_stop=False)(classifier, x, y)
     assert bool((to_the_end.gradients == 30).all())
+
+
+def test_a_leap_saves_steps_and_loses_nothing() -> None:
+    classifier, _, _ = case(5)
+    x = images(60, SHAPE, seed=2)
+    y = classifier.logits(x).argmax(dim=1)
+    for norm in ("linf", "l2", "l1"):
+        attack = PGD(norm=norm, eps=of_eps(norm, 0.2), steps=40)
+        leaping = attack(classifier, x, y)
+        stepping = replace(attack, leap=False)(classifier, x, y)
+        assert not bool((stepping.success & ~leaping.success).any())
+        both = stepping.success
+        assert int(leaping.queries[both].sum()) < int(stepping.queries[both].sum())
+        assert float(norm_named(norm).distance(leaping.x - x).max()) <= attack.radius + 1e-6
 
 
 def test_without_early_stop_the_search_goes_beyond_the_boundary() -> None:

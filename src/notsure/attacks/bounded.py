@@ -146,12 +146,16 @@ class SteepestAscent(BoundedAttack):
             (each attack says how).
         decay: momentum mu, as MIM uses it; 0 for none.
         steer: a goal to move towards in place of the judged one, as ILCM does; None for none.
+        leap: try the far side of the ball along the first gradient before the steps, at one
+            forward pass: most samples of an undefended network fall there. Not without
+            `early_stop`.
     """
 
     cost = "restarts x (steps x (F + B) + F)"
     step_size: float | str | None = None
     decay: float = 0.0
     steer: Goal | None = None
+    leap: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,7 +200,7 @@ class SteepestAscent(BoundedAttack):
         x = problem.x[rows]
         delta = self.first_step(problem, rows, start)
         momentum = torch.zeros_like(x)
-        for _ in range(self.steps):
+        for step_number in range(self.steps):
             candidate = x + delta
             ascent = self.climb(problem, candidate, rows, objective, steer)
             gradient, reached = ascent.gradient, ascent.reached
@@ -211,6 +215,12 @@ class SteepestAscent(BoundedAttack):
                 size = gradient.abs().flatten(1).sum(dim=1).view(-1, 1, 1, 1)
                 momentum = self.decay * momentum + gradient / size.clamp_min(1e-30)
                 gradient = momentum
+            if step_number == 0 and self.leap and self.early_stop and self.steps > 1:
+                left = ~self._leapt(problem, best, objective, rows, delta, gradient, steer)
+                rows, x, delta = rows[left], x[left], delta[left]
+                gradient, momentum = gradient[left], momentum[left]
+                if len(rows) == 0:
+                    return
             low, high = -x, 1 - x
             step = norm.steepest_step(gradient, self.step_length, low - delta, high - delta)
             delta = norm.project(delta + step, self.radius, low, high)
@@ -218,6 +228,26 @@ class SteepestAscent(BoundedAttack):
         answer = problem.ask(candidate, rows)
         goal, labels = problem.aim(rows, steer)
         best.offer(candidate, rows, answer.reached, objective(answer.response, labels, goal))
+
+    def _leapt(
+        self,
+        problem: Problem,
+        best: Best,
+        objective: Objective,
+        rows: torch.Tensor,
+        delta: torch.Tensor,
+        gradient: torch.Tensor,
+        steer: Goal | None,
+    ) -> torch.Tensor:
+        """Tries the far side of the ball; where that reaches the goal, bool (R,)."""
+        norm, x = self.geometry, problem.x[rows]
+        low, high = -x, 1 - x
+        step = norm.steepest_step(gradient, 2 * self.radius, low - delta, high - delta)
+        candidate = x + norm.project(delta + step, self.radius, low, high)
+        answer = problem.ask(candidate, rows)
+        goal, labels = problem.aim(rows, steer)
+        best.offer(candidate, rows, answer.reached, objective(answer.response, labels, goal))
+        return answer.reached
 
     def with_eps(self, eps: float | str) -> SteepestAscent:
         """The same attack in another ball; a step size that was given keeps its share of eps."""
@@ -285,11 +315,14 @@ class PGD(SteepestAscent):
     """Projected gradient descent: steps of 2.5 eps / steps from a random point of the ball.
 
     Madry et al. 2018; martin equation 4 (whose clip is around the clean image here, as in the
-    original). The random start is projected onto ball and [0,1] together.
+    original). The random start is projected onto ball and [0,1] together. Deviation: with
+    `early_stop` a leap to the far side of the ball comes before the second step; it can only add to
+    what falls, and on undefended networks it saves most of the steps. leap=False leaves it out.
     """
 
     paper = "Madry et al. 2018"
     random_start: bool = True
+    leap: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ class CarliniWagner(MinimumNormAttack):
     tolerance: float = 1e-2
     warm_start: bool = True
     rejection_slack: float = 1.0
-    walk: int = 6
+    walk: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()

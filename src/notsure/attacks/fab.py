@@ -56,7 +56,7 @@ class FAB(MinimumNormAttack):
     alpha_max: float = 0.1
     eta: float = 1.05
     beta: float = 0.9
-    walk: int = 6
+    walk: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()

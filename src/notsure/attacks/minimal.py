@@ -171,7 +171,7 @@ class DeepFool(MinimumNormAttack):
     overshoot: float = 0.02
     candidates: int = 10
     followed: int = 2
-    walk: int = 6
+    walk: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -274,7 +274,7 @@ class DDN(MinimumNormAttack):
     init_norm: float = 1.0
     gamma: float = 0.05
     objective: Objective | None = None
-    walk: int = 6
+    walk: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()

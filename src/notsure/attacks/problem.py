@@ -231,9 +231,10 @@ class Problem:
                     "part that does and use BPDA, or a query attack such as Square."
                 )
             gradient = _gradients(value, variable)
-        flat = gradient.flatten(value.ndim)
-        finite = torch.isfinite(flat).all(dim=-1)
-        alive = finite & (flat != 0).any(dim=-1)
+        # one cheap reduction tells of zeros, NaN and infinities alike
+        size = torch.linalg.vector_norm(gradient.flatten(value.ndim), ord=torch.inf, dim=-1)
+        finite = torch.isfinite(size)
+        alive = finite & (size > 0)
         if not bool(finite.all()):
             mask = finite.view(*finite.shape, *([1] * (gradient.ndim - finite.ndim)))
             gradient = torch.where(mask, gradient, 0)
