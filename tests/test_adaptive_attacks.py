@@ -83,9 +83,9 @@ GUARD_BREAKERS = [
     (DDN(), 0.8),
     (DeepFool(), 0.5),
     (FAB(norm="l2", steps=30), 0.5),
-    (OrthogonalPGD(eps=0.4), 0.6),
-    (SelectivePGD(eps=0.4), 0.6),
-    (APGD(eps=0.4), 0.6),
+    (OrthogonalPGD(eps=0.4, restarts=4), 0.6),
+    (SelectivePGD(eps=0.4, restarts=4), 0.6),
+    (APGD(eps=0.4, restarts=4), 0.6),
 ]
 
 
