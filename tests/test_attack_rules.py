@@ -219,7 +219,7 @@ def test_without_early_stop_the_search_goes_beyond_the_boundary() -> None:
     y = classifier.logits(x).argmax(dim=1)
 
     def margin(early_stop: bool) -> torch.Tensor:
-        found = PGD(eps=0.2, early_stop=early_stop)(classifier, x, y)
+        found = PGD(eps=0.2, early_stop=early_stop, leap=False)(classifier, x, y)
         logits = classifier.logits(found.x).detach()
         own = logits.gather(1, y[:, None])[:, 0]
         return (logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - own)[found.success]
