@@ -58,8 +58,8 @@ def carlini_wagner(size: Size) -> Row:
                 required=5,
             ),
         ),
-        note="torchattacks has no binary search over c; ART's was not done with 20 images after 13 "
-        "minutes.",
+        note="torchattacks has no binary search over c; ART's takes too long to stand beside "
+        "these.",
     )
 
 

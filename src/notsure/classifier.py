@@ -70,7 +70,7 @@ class Classifier(nn.Module):
         self.channels = _channels(module, mean, std)
         if not bool((self.std > 0).all()):
             raise ConfigurationError(f"std has to be positive; got {std!r}.")
-        # nothing to do is not even done: it would cost an attack some percent of its time
+        # nothing to do is not even done: an attack makes this pass again and again
         self._identity = not bool(self.mean.any()) and bool((self.std == 1).all())
         self._probed = False
         parameter = next(module.parameters(), None)

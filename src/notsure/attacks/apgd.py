@@ -59,11 +59,11 @@ class APGD(BoundedAttack):
         return NextLikely(rank=start % self.targets + 1)
 
     @property
-    def checkpoints(self) -> list[int]:
+    def checkpoints(self) -> set[int]:
         """The steps after which the step size may be halved."""
-        share, previous, found = 0.22, 0.0, []
+        share, previous, found = 0.22, 0.0, set()
         while share < 1:
-            found.append(math.ceil(share * self.steps - 1e-6))
+            found.add(math.ceil(share * self.steps - 1e-6))
             previous, share = share, share + max(share - previous - 0.03, 0.06)
         return found
 
@@ -74,16 +74,9 @@ class APGD(BoundedAttack):
         norm, steer = self.geometry, self.steer_of(problem, start)
         x = problem.x[rows]
         state = _State(x, self.first_step(problem, rows, start), 2 * self.radius)
-        checkpoints = {step: index for index, step in enumerate(self.checkpoints)}
-        last_checkpoint = 0
-        for step in range(self.steps + 1):
+        checkpoints, last_checkpoint = self.checkpoints, 0
+        for step in range(self.steps):
             candidate = x + state.delta
-            if step == self.steps:
-                answer = problem.ask(candidate, rows)
-                goal, labels = problem.aim(rows, steer)
-                value = objective(answer.response, labels, goal)
-                best.offer(candidate, rows, answer.reached, value)
-                break
             ascent = problem.ascend(candidate, rows, objective, steer)
             best.offer(candidate, rows, ascent.reached, ascent.value)
             state.note(ascent.value, ascent.gradient)
@@ -105,6 +98,7 @@ class APGD(BoundedAttack):
                 ahead = state.delta + _MOMENTUM * (ahead - state.delta) + drift
                 ahead = norm.project(ahead, self.radius, low, high)
             state.previous, state.delta = state.delta, ahead
+        self.judge_last(problem, best, objective, rows, x + state.delta, steer)
 
 
 class _State:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from notsure.attacks.apgd import APGD
-from notsure.attacks.base import Attack, Budget, GradientAttack
+from notsure.attacks.base import Attack, Budget, GradientAttack, into
 from notsure.attacks.fab import FAB
-from notsure.attacks.geometry import norm_named
+from notsure.attacks.geometry import check_norm, norm_named
 from notsure.attacks.gradients import EOT
 from notsure.attacks.objectives import DLR, CrossEntropy
 from notsure.attacks.problem import Problem
@@ -20,7 +20,7 @@ from notsure.core.errors import ConfigurationError
 
 Version = Literal["standard", "rand"]
 
-_RESTART_TARGETS = 9
+_TARGETS = 9
 _DRAWS = 20
 
 
@@ -54,8 +54,7 @@ class AutoAttack(GradientAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.norm not in self.norms:
-            raise ConfigurationError(f"AutoAttack is defined for linf and l2; got {self.norm!r}.")
+        check_norm(self.name, self.norm, self.norms)
         if self.version not in get_args(Version):
             raise ConfigurationError(
                 f"version is {' or '.join(get_args(Version))}; got {self.version!r}."
@@ -72,36 +71,31 @@ class AutoAttack(GradientAttack):
     @property
     def parts(self) -> list[Attack]:
         """The attacks, in their order."""
-        common = {"norm": self.norm, "eps": self.eps, "steps": self.steps}
+        common: dict[str, Any] = {"norm": self.norm, "eps": self.eps, "steps": self.steps}
         if self.version == "rand":
             source = EOT(n=_DRAWS, of=self.gradient)
             return [
-                APGD(objective=objective, gradient=source, **common)  # type: ignore[arg-type]
+                APGD(objective=objective, gradient=source, **common)
                 for objective in (CrossEntropy(), DLR())
             ]
+        common["gradient"] = self.gradient
         return [
-            APGD(objective=CrossEntropy(), gradient=self.gradient, **common),  # type: ignore[arg-type]
-            APGD(
-                objective=DLR(),
-                targets=_RESTART_TARGETS,
-                gradient=self.gradient,
-                **common,  # type: ignore[arg-type]
-            ),
-            FAB(targets=_RESTART_TARGETS, gradient=self.gradient, **common),  # type: ignore[arg-type]
+            APGD(objective=CrossEntropy(), **common),
+            APGD(objective=DLR(), targets=_TARGETS, **common),
+            FAB(targets=_TARGETS, **common),
             Square(norm=self.norm, eps=self.eps, queries=self.queries),
         ]
 
     def search(self, problem: Problem) -> torch.Tensor:
         """Runs the parts, each on the samples that stand."""
-        norm, found = norm_named(self.norm), problem.x.clone()
+        found = problem.x.clone()
         rows = (~problem.untouched).nonzero().flatten()
         for attack in self.parts:
             if len(rows) == 0:
                 break
             part = problem.part(rows, source=attack.source, budget=attack.query_budget)
             proposal = attack.search(part)
-            delta = norm.project(proposal - part.x, float(self.eps), -part.x, 1 - part.x)
-            proposal = (part.x + delta).clamp(0, 1)
+            proposal = into(self.budget, proposal, part.x)
             part.query_budget = None
             reached = part.ask(proposal, torch.arange(len(rows), device=rows.device)).reached
             problem.absorb(part, rows)

@@ -18,7 +18,7 @@ from notsure.classifier import as_target
 from notsure.core.checks import check_labels, content_keys
 from notsure.core.errors import ConfigurationError, UnsupportedError, VerificationError
 from notsure.core.randomness import Streams
-from notsure.core.state import derived_seed, seeded, undisturbed
+from notsure.core.state import derived_seed, detached_work
 from notsure.core.target import Access, Adversarial, Target, access_of, distances
 from notsure.views import checked_images
 
@@ -79,8 +79,13 @@ class Attack(ABC):
 
     def default_goal(self, target: Target) -> Goal:
         """Misclassified, and accepted as well where the target may reject."""
-        goal = Misclassified(confidence=float(getattr(self, "confidence", 0.0)))
+        goal = Misclassified(confidence=self.asked_margin)
         return Undetected(goal) if target.rejects else goal
+
+    @property
+    def asked_margin(self) -> float:
+        """Its `confidence`, the logit margin that success takes; 0 where it has no such setting."""
+        return float(getattr(self, "confidence", 0.0))
 
     @property
     def name(self) -> str:
@@ -144,12 +149,7 @@ class Attack(ABC):
             _check_budget(self.budget, x[0].numel())
         goal = goal or self.default_goal(target)
         parts = []
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            undisturbed(target, x.device),
-            seeded(derived_seed(seed, "attack"), x.device),
-        ):
+        with detached_work(target, derived_seed(seed, "attack"), x.device):
             keys = content_keys(x)
             for start in range(0, len(x), batch_size):
                 rows = slice(start, start + batch_size)
@@ -224,16 +224,28 @@ class GradientAttack(Attack):
         return self.precision
 
 
-def _applicable(access: Access) -> list[str]:
-    """The names of the public attacks that need no more than this."""
-    found, kinds = [], list(Attack.__subclasses__())
+def public_attacks() -> list[type[Attack]]:
+    """The library's attacks that were imported so far: those that say which paper they are from."""
+    found: set[type[Attack]] = set()
+    kinds: list[type[Attack]] = list(Attack.__subclasses__())
     while kinds:
         kind = kinds.pop()
         kinds.extend(kind.__subclasses__())
-        public = kind.__module__.startswith("notsure.") and not kind.__abstractmethods__
-        if public and kind.needs <= access and not kind.__name__.startswith("_"):
-            found.append(kind.__name__)
-    return sorted(set(found))
+        ours = kind.__module__.startswith("notsure.") and not kind.__name__.startswith("_")
+        if ours and kind.paper:
+            found.add(kind)
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+def _applicable(access: Access) -> list[str]:
+    """The names of the public attacks that need no more than this."""
+    return [kind.__name__ for kind in public_attacks() if kind.needs <= access]
+
+
+def into(budget: Budget, images: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The nearest images in the ball around the clean ones `x` and in [0,1], (B, C, H, W)."""
+    delta = budget.norm.project(images - x, budget.eps, -x, 1 - x)
+    return (x + delta).clamp_(0, 1)
 
 
 def judged(problem: Problem, proposal: torch.Tensor, budget: Budget | None) -> Adversarial:
@@ -254,9 +266,7 @@ def judged(problem: Problem, proposal: torch.Tensor, budget: Budget | None) -> A
         )
     proposal = proposal.clamp(0, 1)
     if budget is not None:
-        low, high = -x, 1 - x
-        delta = budget.norm.project(proposal - x, budget.eps, low, high)
-        proposal = (x + delta).clamp_(0, 1)
+        proposal = into(budget, proposal, x)
         over = float((budget.norm.distance(proposal - x) - budget.eps).max())
         if over > BUDGET_TOLERANCE * max(1.0, budget.eps):
             raise VerificationError(f"A projected image exceeds its budget by {over:.3g}.")

@@ -1,4 +1,4 @@
-"""What attacks by queries share: what they can pay for, their starts, the way to the boundary."""
+"""The way to the decision boundary by answers alone, and what else attacks by queries share."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def blended_starts(
         return torch.lerp(x[of], far[of], share.view(-1, 1, 1, 1))
 
     whole = torch.ones(len(rows), dtype=x.dtype, device=x.device)
-    return rows, _bisected(problem, rows, far, blend, 0 * whole, whole, _BLEND_ROUNDS)
+    return rows, bisected(problem, rows, far, blend, 0 * whole, whole, _BLEND_ROUNDS)
 
 
 def _noise(streams: Streams, like: torch.Tensor, attempt: int) -> torch.Tensor:
@@ -155,11 +155,11 @@ def draw_nearer(
     low = torch.full_like(high, least).minimum(high)
     if least > 0:
         # where the smallest radius does there is nothing to look for
-        images, high = _tried(problem, rows, images, shrunk, low, high)
-    return _bisected(problem, rows, images, shrunk, low, high, rounds)
+        images, high = tried(problem, rows, images, shrunk, low, high)
+    return bisected(problem, rows, images, shrunk, low, high, rounds)
 
 
-def _bisected(
+def bisected(
     problem: Problem,
     rows: torch.Tensor,
     images: torch.Tensor,
@@ -181,12 +181,12 @@ def _bisected(
     """
     for _ in range(rounds):
         middle = (low + high) / 2
-        images, nearer = _tried(problem, rows, images, at, middle, high)
+        images, nearer = tried(problem, rows, images, at, middle, high)
         low, high = torch.where(nearer < high, low, middle), nearer
     return images
 
 
-def _tried(
+def tried(
     problem: Problem,
     rows: torch.Tensor,
     images: torch.Tensor,

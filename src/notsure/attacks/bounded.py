@@ -9,7 +9,7 @@ import torch
 
 from notsure.attacks.base import Budget, GradientAttack
 from notsure.attacks.geometry import Norm, norm_named
-from notsure.attacks.goals import Goal, LeastLikely, NextLikely
+from notsure.attacks.goals import Goal, LeastLikely, NextLikely, check_kappa
 from notsure.attacks.objectives import Objective
 from notsure.attacks.problem import Ascent, Best, Problem, objective_for
 from notsure.core.checks import parse_size
@@ -58,10 +58,7 @@ class BoundedAttack(GradientAttack):
                 f"eps={self.eps} in linf exceeds the whole range of a pixel in [0,1]: is it meant "
                 f"on the 0..255 scale? Then give eps='{self.eps}/255'."
             )
-        if not self.confidence >= 0:
-            raise ConfigurationError(
-                f"confidence (kappa) is a logit margin, at least 0; got {self.confidence}."
-            )
+        check_kappa(self.confidence)
         if self.steps < self.fewest_steps or self.restarts < 1:
             raise ConfigurationError(
                 f"steps has to be at least {self.fewest_steps} and restarts at least 1; got "
@@ -128,6 +125,21 @@ class BoundedAttack(GradientAttack):
             return torch.zeros_like(x)
         streams, norm = problem.streams.select(rows).fork(start), self.geometry
         return norm.project(norm.random_point(streams, x, self.radius), self.radius, -x, 1 - x)
+
+    def judge_last(
+        self,
+        problem: Problem,
+        best: Best,
+        objective: Objective,
+        rows: torch.Tensor,
+        candidate: torch.Tensor,
+        steer: Goal | None,
+    ) -> torch.Tensor:
+        """Offers candidates (R, C, H, W) without their gradient; where they do it, bool (R,)."""
+        answer = problem.ask(candidate, rows)
+        goal, labels = problem.aim(rows, steer)
+        best.offer(candidate, rows, answer.reached, objective(answer.response, labels, goal))
+        return answer.reached
 
     def with_eps(self, eps: float | str) -> BoundedAttack:
         """The same attack in another ball."""
@@ -224,10 +236,7 @@ class SteepestAscent(BoundedAttack):
             low, high = -x, 1 - x
             step = norm.steepest_step(gradient, self.step_length, low - delta, high - delta)
             delta = norm.project(delta + step, self.radius, low, high)
-        candidate = x + delta
-        answer = problem.ask(candidate, rows)
-        goal, labels = problem.aim(rows, steer)
-        best.offer(candidate, rows, answer.reached, objective(answer.response, labels, goal))
+        self.judge_last(problem, best, objective, rows, x + delta, steer)
 
     def _leapt(
         self,
@@ -244,10 +253,7 @@ class SteepestAscent(BoundedAttack):
         low, high = -x, 1 - x
         step = norm.steepest_step(gradient, 2 * self.radius, low - delta, high - delta)
         candidate = x + norm.project(delta + step, self.radius, low, high)
-        answer = problem.ask(candidate, rows)
-        goal, labels = problem.aim(rows, steer)
-        best.offer(candidate, rows, answer.reached, objective(answer.response, labels, goal))
-        return answer.reached
+        return self.judge_last(problem, best, objective, rows, candidate, steer)
 
     def with_eps(self, eps: float | str) -> SteepestAscent:
         """The same attack in another ball; a step size that was given keeps its share of eps."""

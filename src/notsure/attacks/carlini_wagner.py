@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from notsure.attacks.goals import margin
+from notsure.attacks.goals import lead
 from notsure.attacks.minimal import MinimumNormAttack, Nearest
 from notsure.attacks.problem import Function, Problem
 from notsure.core.errors import ConfigurationError
@@ -53,14 +53,14 @@ class CarliniWagner(MinimumNormAttack):
     """
 
     paper = "Carlini & Wagner 2017"
-    cost = "binary_search_steps x steps x (F + B) + walk F; most samples stop at a fifth of it"
+    cost = "binary_search_steps x steps x (F + B) + walk F"
     steps: int = 1000
     binary_search_steps: int = 9
     learning_rate: float = 0.01
     initial_constant: float = 1e-3
     abort_early: bool = True
     patience: int = 50
-    tolerance: float = 1e-2
+    tolerance: float = 1e-3
     warm_start: bool = True
     rejection_slack: float = 1.0
     walk: int = 8
@@ -151,12 +151,11 @@ class CarliniWagner(MinimumNormAttack):
     def _hinge(self, problem: Problem, rows: torch.Tensor) -> Function:
         """What c multiplies: how much of the margin is missing, then of the acceptance."""
         goal, labels = problem.goal, problem.labels[rows]
-        slack = max(self.rejection_slack, float(getattr(goal, "slack", 0.0)))
+        slack = max(self.rejection_slack, goal.rejection_slack)
         kappa = self.kappa(problem)
 
         def hinge(response: Response) -> torch.Tensor:
-            by = margin(response.logits, labels)
-            by = -by if goal.targeted else by
+            by = lead(response.logits, labels, goal)
             missing = (kappa - by).clamp_min(0)
             if goal.undetected and response.rejection is not None:
                 detected = (response.rejection + slack).clamp_min(0)

@@ -6,8 +6,7 @@ import inspect
 import re
 from dataclasses import dataclass
 
-from notsure.attacks import autoattack, bounded, generative, transfer  # noqa: F401  (defines them)
-from notsure.attacks.base import Attack
+from notsure.attacks.base import Attack, public_attacks
 from notsure.attacks.minimal import MinimumNormAttack
 from notsure.core.target import Access
 
@@ -19,6 +18,7 @@ _FAMILIES = {
     "attacks.generative": "generative",
     "attacks.sparse": "sparse",
     "attacks.detector_aware": "detector-aware",
+    "attacks.autoattack": "ensemble",
 }
 
 
@@ -53,27 +53,17 @@ class Entry:
 
 def catalogue() -> list[Entry]:
     """Every public attack of the library, by family and name."""
-    found, kinds = {}, list(Attack.__subclasses__())
-    while kinds:
-        kind = kinds.pop()
-        kinds.extend(kind.__subclasses__())
-        ours = kind.__module__.startswith("notsure.") and not kind.__name__.startswith("_")
-        if ours and kind.paper:
-            found[kind.__name__] = _entry(kind)
-    order = list(dict.fromkeys(["bounded", "minimum-norm", *_FAMILIES.values(), "ensemble"]))
-    return sorted(found.values(), key=lambda entry: (order.index(entry.family), entry.name))
+    order = list(dict.fromkeys(["bounded", "minimum-norm", *_FAMILIES.values()]))
+    entries = [_entry(kind) for kind in public_attacks()]
+    return sorted(entries, key=lambda entry: (order.index(entry.family), entry.name))
 
 
 def _entry(kind: type[Attack]) -> Entry:
     doc = inspect.getdoc(kind) or ""
     text = " ".join(doc.split("Attributes:")[0].split())
     found = re.search(r"Deviations?(?: from the paper)?: (.*)", text)
-    minimal = issubclass(kind, MinimumNormAttack)
-    family = _FAMILIES.get(kind.__module__.removeprefix("notsure."), "")
-    if not family:
-        family = "minimum-norm" if minimal else "bounded"
-    if kind.__name__ == "AutoAttack":
-        family = "ensemble"
+    usual = "minimum-norm" if issubclass(kind, MinimumNormAttack) else "bounded"
+    family = _FAMILIES.get(kind.__module__.removeprefix("notsure."), usual)
     return Entry(
         name=kind.__name__,
         family=family,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from notsure.attacks.bounded import SteepestAscent
-from notsure.attacks.goals import Goal, margin
+from notsure.attacks.goals import Goal, lead
 from notsure.attacks.objectives import DetectorAware, Objective
 from notsure.attacks.problem import Ascent, Problem
 from notsure.core.errors import ConfigurationError, UnsupportedError
@@ -55,7 +55,7 @@ class _TwoGradients(SteepestAscent):
         """One forward and two backward passes; the direction of whichever has its turn."""
         goal, labels = problem.aim(rows, steer)
         base = objective.base if isinstance(objective, DetectorAware) else objective
-        wanted = max(self.slack, float(getattr(problem.goal, "confidence", 0.0)))
+        wanted = max(self.slack, problem.goal.kappa)
 
         def both(response: Response) -> torch.Tensor:
             rejection = response.rejection
@@ -64,8 +64,7 @@ class _TwoGradients(SteepestAscent):
             return torch.stack([base(response, labels, goal), -rejection], dim=1)
 
         ascent = problem.slope(candidate, rows, both)
-        by = margin(ascent.response.logits, labels)
-        by = -by if goal.targeted else by
+        by = lead(ascent.response.logits, labels, goal)
         class_gradient, detector_gradient = ascent.gradient[:, 0], ascent.gradient[:, 1]
         direction = self.direction(by >= wanted, class_gradient, detector_gradient)
         value = objective(ascent.response, labels, goal)

@@ -17,7 +17,7 @@ from notsure.core.checks import content_keys
 from notsure.core.errors import ConfigurationError, InputError, NotSureError
 from notsure.core.progress import progress_bar
 from notsure.core.randomness import Streams, drawing_from
-from notsure.core.state import derived_seed, seeded, undisturbed
+from notsure.core.state import derived_seed, detached_work
 from notsure.core.target import Access, Response, Target, access_of
 from notsure.views import checked_images
 
@@ -102,12 +102,7 @@ def distill(
     _check_settings(epochs, rounds, step, temperature, held_out, batch_size, learning_rate)
     target = as_target(target)
     teacher = _Teacher(target, temperature, batch_size, seed)
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        undisturbed(target, x.device),
-        seeded(derived_seed(seed, "distill"), x.device),
-    ):
+    with detached_work(target, derived_seed(seed, "distill"), x.device):
         x = checked_images(target, x).clamp(0, 1)
         held, taught = _held_out(len(x), held_out, seed)
         if len(taught) < 2:

@@ -12,7 +12,7 @@ from torch import nn
 
 from notsure.attacks.base import Attack, Budget
 from notsure.attacks.generator import SMALLEST, Generator, Training, length_of
-from notsure.attacks.geometry import norm_named
+from notsure.attacks.geometry import check_norm, norm_named
 from notsure.attacks.goals import Goal, Misclassified, Targeted, Undetected
 from notsure.attacks.problem import Problem
 from notsure.classifier import as_target
@@ -24,7 +24,7 @@ from notsure.core.errors import (
     NotFittedError,
 )
 from notsure.core.progress import progress_bar
-from notsure.core.state import derived_seed, seeded, undisturbed, weights_hash
+from notsure.core.state import derived_seed, detached_work, seeded, undisturbed, weights_hash
 from notsure.core.storage import load_tensors, save_tensors
 from notsure.core.target import Access, Target
 from notsure.views import checked_images
@@ -71,6 +71,7 @@ class AdvGAN(Attack):
         width: channels of the generator's first layer; 8 in the paper.
     """
 
+    norms = ("linf", "l2")
     norm: str = "linf"
     eps: float | str = 0.3
     epochs: int = 60
@@ -84,8 +85,7 @@ class AdvGAN(Attack):
     width: int = 8
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
-            raise ConfigurationError(f"AdvGAN is defined for norm linf and l2; got {self.norm!r}.")
+        check_norm(self.name, self.norm, self.norms)
         radius = parse_size(self.eps, what="eps")
         if not radius > 0 or (self.norm == "linf" and radius > 1):
             raise ConfigurationError(
@@ -181,12 +181,7 @@ class AdvGAN(Attack):
         goal = goal or self.default_goal(target)
         decision = goal.goal if isinstance(goal, Undetected) else goal
         target_class = _class_of(decision)
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            undisturbed(target, x.device),
-            seeded(derived_seed(seed, "advgan"), x.device),
-        ):
+        with detached_work(target, derived_seed(seed, "advgan"), x.device):
             x = checked_images(target, x).clamp(0, 1)
             num_classes = target.respond(x[:2]).logits.shape[1]
             y = check_labels(y, count=len(x), num_classes=num_classes).to(x.device)
@@ -200,7 +195,7 @@ class AdvGAN(Attack):
                     )
             self._check_images(x)
             labels = goal.labels(x.new_zeros(len(x), num_classes), y)
-            kappa = max(self.confidence, float(getattr(decision, "confidence", 0.0)))
+            kappa = max(self.confidence, goal.kappa)
             training = Training(self, target, goal, kappa, x, labels, seed)
             with progress_bar("training AdvGAN", self.epochs, shown=progress) as advance:
                 for epoch in range(self.epochs):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from notsure.attacks.goals import Goal, margin
+from notsure.attacks.goals import Goal, lead
 from notsure.core.errors import NotSureError, UnsupportedError
 from notsure.core.state import derived_seed
 from notsure.core.target import Response, Target
@@ -183,8 +183,7 @@ class Training:
 
     def _class_loss(self, response: Response, labels: torch.Tensor) -> torch.Tensor:
         """How far each image is from what is wanted of it, (B,), at least 0."""
-        by = margin(response.logits, labels)
-        by = -by if self.goal.targeted else by
+        by = lead(response.logits, labels, self.goal)
         loss = (self.kappa - by).clamp_min(0)
         if self.goal.undetected and response.rejection is not None:
             detected = (response.rejection + self.advgan.rejection_slack).clamp_min(0)

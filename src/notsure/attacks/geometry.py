@@ -341,6 +341,18 @@ def _movable(gradient: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> t
 NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1())}
 
 
+def check_norm(attack: str, norm: str, defined: tuple[str, ...]) -> None:
+    """Checks that an attack is defined for a norm.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if norm not in defined:
+        raise ConfigurationError(
+            f"{attack} is defined for norm {' and '.join(defined)}; got {norm!r}."
+        )
+
+
 def norm_named(name: str) -> Norm:
     """The norm of that name.
 

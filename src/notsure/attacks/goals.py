@@ -20,6 +20,18 @@ def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return others.amax(dim=1) - own[:, 0]
 
 
+def check_kappa(confidence: float) -> None:
+    """Checks a logit margin.
+
+    Raises:
+        ConfigurationError: it is negative or no number.
+    """
+    if not confidence >= 0:
+        raise ConfigurationError(
+            f"confidence (kappa) is a logit margin, at least 0; got {confidence}."
+        )
+
+
 @dataclass(frozen=True)
 class Goal(ABC):
     """What counts as success.
@@ -44,6 +56,16 @@ class Goal(ABC):
         """Whether the answer also has to be accepted."""
         return False
 
+    @property
+    def kappa(self) -> float:
+        """The logit margin that success takes beyond the decision itself."""
+        return 0.0
+
+    @property
+    def rejection_slack(self) -> float:
+        """How far below its threshold the rejection has to be."""
+        return 0.0
+
 
 @dataclass(frozen=True)
 class _ClassGoal(Goal):
@@ -51,18 +73,17 @@ class _ClassGoal(Goal):
     """The logit margin (kappa) that success takes beyond the decision itself."""
 
     def __post_init__(self) -> None:
-        if not self.confidence >= 0:
-            raise ConfigurationError(
-                f"confidence (kappa) is a logit margin, at least 0; got {self.confidence}."
-            )
+        check_kappa(self.confidence)
+
+    @property
+    def kappa(self) -> float:
+        """The confidence."""
+        return self.confidence
 
     def reached(self, response: Response, labels: torch.Tensor) -> torch.Tensor:
         """Where the decision is the wanted one by at least `confidence`."""
-        away = response.prediction != labels
-        by = margin(response.logits, labels)
-        if self.targeted:
-            return ~away & (-by >= self.confidence)
-        return away & (by >= self.confidence)
+        made = (response.prediction == labels) == self.targeted
+        return made & (lead(response.logits, labels, self) >= self.confidence)
 
 
 @dataclass(frozen=True)
@@ -171,9 +192,14 @@ class Undetected(Goal):
             raise ConfigurationError(f"slack has to be at least 0; got {self.slack}.")
 
     @property
-    def confidence(self) -> float:
-        """The margin of the goal it wraps."""
-        return float(getattr(self.goal, "confidence", 0.0))
+    def kappa(self) -> float:
+        """As the goal it wraps."""
+        return self.goal.kappa
+
+    @property
+    def rejection_slack(self) -> float:
+        """The slack."""
+        return self.slack
 
     @property
     def targeted(self) -> bool:  # type: ignore[override]
@@ -195,3 +221,9 @@ class Undetected(Goal):
         if self.slack and response.rejection is not None:
             reached &= response.rejection <= -self.slack
         return reached
+
+
+def lead(logits: torch.Tensor, labels: torch.Tensor, goal: Goal) -> torch.Tensor:
+    """By how many logits the decision that the goal wants is ahead, (B,); negative before it is."""
+    by = margin(logits, labels)
+    return -by if goal.targeted else by

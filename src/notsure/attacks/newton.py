@@ -93,7 +93,7 @@ class NewtonFool(MinimumNormAttack):
         """The linear function to raise, (R, C, H, W), and by how much, (R,)."""
         goal, response = problem.goal, ascent.response
         inner = goal.goal if isinstance(goal, Undetected) else goal
-        kappa = float(getattr(inner, "confidence", self.confidence))
+        kappa = self.kappa(problem)
         rivals = 1 if goal.targeted else response.logits.shape[1] - 1
         # what the label may keep, or the rest beside a target: 1 / (1 + rivals * exp(kappa))
         spare = math.exp(-kappa) / (math.exp(-kappa) + rivals)
@@ -118,8 +118,8 @@ def _log_odds(problem: Problem, rows: torch.Tensor) -> Function:
         others = logits.scatter(1, labels, -torch.inf).logsumexp(dim=1)
         odds = logits.gather(1, labels)[:, 0] - others
         values = [odds if goal.targeted else -odds]
-        if isinstance(goal, Undetected) and response.rejection is not None:
-            values.append(-response.rejection - goal.slack)
+        if goal.undetected and response.rejection is not None:
+            values.append(-response.rejection - goal.rejection_slack)
         return torch.stack(values, dim=1)
 
     return function

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name for it)
 
-from notsure.attacks.goals import Goal, margin
+from notsure.attacks.goals import Goal, lead
 from notsure.core.errors import ConfigurationError
 from notsure.core.target import Response
 
@@ -41,8 +41,7 @@ class Margin(Objective):
 
     def __call__(self, response: Response, labels: torch.Tensor, goal: Goal) -> torch.Tensor:
         """The value of each sample, (B,)."""
-        value = margin(response.logits, labels)
-        return -value if goal.targeted else value
+        return lead(response.logits, labels, goal)
 
 
 MARGIN = Margin()
@@ -61,8 +60,7 @@ class DLR(Objective):
     def __call__(self, response: Response, labels: torch.Tensor, goal: Goal) -> torch.Tensor:
         """The value of each sample, (B,)."""
         logits = response.logits
-        value = margin(logits, labels)
-        value = -value if goal.targeted else value
+        value = lead(logits, labels, goal)
         if logits.shape[1] < 4:
             return value
         top = logits.topk(4, dim=1).values
@@ -99,8 +97,7 @@ class DetectorAware(Objective):
         value = self.base(response, labels, goal)
         if response.rejection is None:
             return value
-        by = margin(response.logits, labels)
-        by = -by if goal.targeted else by
+        by = lead(response.logits, labels, goal)
         shortfall = (self.slack - by).clamp_min(0) / self.slack
         detected = (response.rejection + self.rejection_slack).clamp_min(0)
         # whatever the first stage reaches counts less than the second, whose best is exactly 0

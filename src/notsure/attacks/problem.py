@@ -281,8 +281,8 @@ def objective_for(problem: Problem, given: Objective | None) -> Objective:
     goal = problem.goal
     if not goal.undetected or isinstance(given, DetectorAware):
         return given or CrossEntropy()
-    slack = max(1.0, float(getattr(goal, "confidence", 0.0)))
-    rejection_slack = 0.1 + float(getattr(goal, "slack", 0.0))
+    # no less than the goal asks for, so that the objective leads all the way
+    slack, rejection_slack = max(1.0, goal.kappa), 0.1 + goal.rejection_slack
     return DetectorAware(base=given or MARGIN, slack=slack, rejection_slack=rejection_slack)
 
 

@@ -15,11 +15,11 @@ from notsure.attacks.boundary import (
     draw_nearer,
     queries_left,
 )
-from notsure.attacks.geometry import L2, norm_named
-from notsure.attacks.goals import Goal
+from notsure.attacks.geometry import L2, check_norm, norm_named
+from notsure.attacks.goals import Goal, check_kappa
 from notsure.attacks.minimal import Nearest
-from notsure.attacks.objectives import CrossEntropy, DetectorAware, Margin, Objective
-from notsure.attacks.problem import Best, Problem
+from notsure.attacks.objectives import MARGIN, CrossEntropy, Objective
+from notsure.attacks.problem import Best, Problem, objective_for
 from notsure.attacks.squares import grid, recoloured, shifted, stripes
 from notsure.core.checks import parse_size
 from notsure.core.errors import ConfigurationError
@@ -58,15 +58,6 @@ class InDouble(Objective):
             response.logits.double(), None if rejection is None else rejection.double()
         )
         return self.of(exact, labels, goal)
-
-
-def _check_basics(name: str, norms: tuple[str, ...], norm: str, confidence: float) -> None:
-    if norm not in norms:
-        raise ConfigurationError(f"{name} is defined for norm {' and '.join(norms)}; got {norm!r}.")
-    if not confidence >= 0:
-        raise ConfigurationError(
-            f"confidence (kappa) is a logit margin, at least 0; got {confidence}."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +103,8 @@ class Square(Attack):
     early_stop: bool = True
 
     def __post_init__(self) -> None:
-        _check_basics(self.name, self.norms, self.norm, self.confidence)
+        check_norm(self.name, self.norm, self.norms)
+        check_kappa(self.confidence)
         if not 0 < self.p_init <= 1:
             raise ConfigurationError(f"p_init is a share of pixels in (0, 1]; got {self.p_init}.")
         if self.restarts < 1 or self.queries < 1 + self.restarts:
@@ -157,21 +149,12 @@ class Square(Attack):
             self._search_from(problem, best, rows, restart, steps)
         return best.x
 
-    def _objective(self, goal: Goal) -> Objective:
-        base: Objective = CrossEntropy() if goal.targeted else Margin()
-        if goal.undetected:
-            # no less than the goal asks for, so that the objective leads all the way
-            base = DetectorAware(
-                base=base,
-                slack=max(1.0, float(getattr(goal, "confidence", 0.0))),
-                rejection_slack=max(0.1, float(getattr(goal, "slack", 0.0))),
-            )
-        return InDouble(of=base)
-
     def _search_from(
         self, problem: Problem, best: Best, rows: torch.Tensor, restart: int, steps: int
     ) -> None:
-        goal, objective = problem.goal, self._objective(problem.goal)
+        goal = problem.goal
+        base = CrossEntropy() if goal.targeted else MARGIN
+        objective = InDouble(of=objective_for(problem, base))
         linf = self.norm == "linf"
         start, change = (stripes, recoloured) if linf else (grid, shifted)
         own = problem.streams.fork(_SQUARE).fork(restart)
@@ -259,7 +242,8 @@ class HopSkipJump(Attack):
     confidence: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_basics(self.name, self.norms, self.norm, self.confidence)
+        check_norm(self.name, self.norm, self.norms)
+        check_kappa(self.confidence)
         if self.steps < 1 or self.initial_tries < 1:
             raise ConfigurationError("steps and initial_tries have to be at least 1.")
         if not 2 <= self.initial_evaluations <= self.max_evaluations:

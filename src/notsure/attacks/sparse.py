@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from notsure.attacks.base import GradientAttack
-from notsure.attacks.goals import Undetected
+from notsure.attacks.goals import Undetected, check_kappa
 from notsure.attacks.minimal import candidates_of
 from notsure.attacks.problem import Function, Problem
 from notsure.core.errors import ConfigurationError
@@ -76,10 +76,7 @@ class JSMA(GradientAttack):
                 f"gamma is a share of the pixel values, in (0, 1]; got {self.gamma}. For a number "
                 "of pixel values divide it by channels * height * width."
             )
-        if not self.confidence >= 0:
-            raise ConfigurationError(
-                f"confidence (kappa) is a logit margin, at least 0; got {self.confidence}."
-            )
+        check_kappa(self.confidence)
 
     def steps_for(self, size: int) -> int:
         """How many steps an image of `size` pixel values gets."""

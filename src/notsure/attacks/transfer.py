@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from torch import nn
 
 from notsure.attacks.base import Attack, Budget
-from notsure.attacks.bounded import BoundedAttack
 from notsure.attacks.distillation import Distilled, distill
 from notsure.attacks.goals import Goal, Undetected
 from notsure.attacks.problem import Problem
@@ -98,9 +96,10 @@ class Transfer(Attack):
         Raises:
             ConfigurationError: the attack is not bounded by a ball.
         """
-        if not isinstance(self.attack, BoundedAttack):
+        with_eps = getattr(self.attack, "with_eps", None)
+        if with_eps is None:
             raise ConfigurationError(f"{self.attack.name} has no eps to change.")
-        return replace(self, attack=self.attack.with_eps(eps))
+        return replace(self, attack=with_eps(eps))
 
     def search(self, problem: Problem) -> torch.Tensor:
         """Runs the attack on the substitute."""
@@ -116,6 +115,7 @@ class Transfer(Attack):
                 source=self.attack.source,
                 query_budget=self.attack.query_budget,
                 votes=problem.votes,
+                precision=self.attack.search_precision,
             )
             theirs, ours = problem.clean.logits.shape[1], inner.clean.logits.shape[1]
             if ours != theirs:
@@ -132,10 +132,11 @@ class Transfer(Attack):
     def _goal_on(self, substitute: Target, goal: Goal) -> Goal:
         if isinstance(goal, Undetected):
             bare = self._goal_on(substitute, goal.goal)
-            return Undetected(bare) if substitute.rejects else bare
-        setting: dict[str, Any] = {"confidence": float(getattr(self.attack, "confidence", 0.0))}
-        higher = setting["confidence"] > getattr(goal, "confidence", math.inf)
-        return replace(goal, **setting) if higher else goal
+            return replace(goal, goal=bare) if substitute.rejects else bare
+        if not hasattr(goal, "confidence") or self.attack.asked_margin <= goal.kappa:
+            return goal
+        setting: dict[str, Any] = {"confidence": self.attack.asked_margin}
+        return replace(goal, **setting)
 
 
 def _description(target: Target) -> dict[str, Any]:

@@ -24,8 +24,7 @@ def undisturbed(target: object, device: torch.device | None = None) -> Iterator[
         if isinstance(target, nn.Module)
         else []
     )
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=_of_cuda(device)):
         try:
             for module, _ in modes:
                 module.training = False
@@ -41,12 +40,31 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
     For what draws from them and cannot be told otherwise: initial weights and dropout.
     """
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+    with torch.random.fork_rng(devices=_of_cuda(device)):
+        _start(seed, device)
+        yield
+
+
+def _start(seed: int, device: torch.device | None) -> None:
+    torch.default_generator.manual_seed(seed)
+    for one in _of_cuda(device):
+        with torch.cuda.device(one):
+            torch.cuda.manual_seed(seed)
+
+
+def _of_cuda(device: torch.device | None) -> list[torch.device]:
+    return [device] if device is not None and device.type == "cuda" else []
+
+
+@contextmanager
+def detached_work(target: object, seed: int, device: torch.device) -> Iterator[None]:
+    """Where attacks and trainings against a target work: seeded, without gradients or traces.
+
+    Inside, the target is in evaluation mode, the global generators start from `seed`, and tensors
+    are ordinary ones without a graph; `torch.enable_grad()` gets one where it is wanted.
+    """
+    with torch.inference_mode(False), torch.no_grad(), undisturbed(target, device):
+        _start(seed, device)
         yield
 
 
