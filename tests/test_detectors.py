@@ -66,7 +66,7 @@ def test_kernel_density_is_the_formula(
 def test_kernel_density_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     centres, z = torch.randn(50, 8), torch.randn(33, 8)
     whole = log_kernel_density(z, centres, 1.3)
-    monkeypatch.setattr("notsure.detectors.kdensity.BLOCK_ELEMENTS", 200)
+    monkeypatch.setattr("notsure.detectors.kdensity.TILE", (10, 7))
     assert torch.allclose(log_kernel_density(z, centres, 1.3), whole, atol=1e-6)
 
 

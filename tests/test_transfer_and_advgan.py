@@ -19,10 +19,12 @@ from notsure.attacks import (
     ILCM,
     PGD,
     Attack,
+    AutoAttack,
     LeastLikely,
     Misclassified,
     NaturalEvolution,
     RandomNoise,
+    Square,
     Targeted,
     Undetected,
 )
@@ -31,7 +33,7 @@ from notsure.attacks.generative import AdvGAN, FittedAdvGAN
 from notsure.attacks.generator import Generator
 from notsure.attacks.geometry import Linf, norm_named
 from notsure.attacks.minimal import DDN
-from notsure.attacks.problem import Problem
+from notsure.attacks.problem import Precision, Problem
 from notsure.attacks.transfer import Distilled, Transfer, distill
 from notsure.core.errors import (
     CheckpointError,
@@ -130,7 +132,12 @@ class Spy(Attack):
 
     needs = Access.DECISIONS
     confidence: float = 0.0
+    precision: Precision = "fp32"
     seen: ClassVar[list[Problem]] = []
+
+    @property
+    def search_precision(self) -> Precision:
+        return self.precision
 
     def search(self, problem: Problem) -> torch.Tensor:
         Spy.seen.append(problem)
@@ -230,6 +237,27 @@ def test_a_substitute_that_rejects_has_to_accept(digits: Digits) -> None:
     Transfer(attack=Spy(), substitute=digits.guard)(digits.guard.classifier, x, y)
     assert Spy.seen[0].goal == Undetected(Misclassified())
     assert Spy.seen[1].goal == Misclassified()
+    demanding = Undetected(Misclassified(), slack=0.5)
+    Transfer(attack=Spy(), substitute=digits.guard)(digits.guard, x, y, goal=demanding)
+    assert Spy.seen[2].goal == demanding
+
+
+def test_the_attack_keeps_its_precision_on_the_substitute() -> None:
+    target, x, y = toy(1)
+    Spy.seen.clear()
+    for precision in ("fp32", "bf16"):
+        Transfer(attack=Spy(precision=precision), substitute=target)(target, x, y)
+    assert [problem.precision for problem in Spy.seen] == ["fp32", "bf16"]
+
+
+def test_every_ball_can_be_changed() -> None:
+    target, _, _ = toy(1)
+    for attack in (PGD(eps=0.1), Square(eps=0.1), AutoAttack(eps=0.1)):
+        changed = Transfer(attack=attack, substitute=target).with_eps("51/255")
+        assert changed.budget is not None
+        assert changed.budget.eps == pytest.approx(0.2)
+    with pytest.raises(ConfigurationError, match="no eps"):
+        Transfer(attack=DDN(), substitute=target).with_eps(0.2)
 
 
 def test_against_a_guard_success_is_wrong_and_accepted(

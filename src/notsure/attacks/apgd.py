@@ -116,7 +116,8 @@ class _State:
 
         self.delta, self.previous, self.gradient = delta, delta, torch.zeros_like(delta)
         self.best_delta, self.best_gradient = delta, self.gradient
-        self.length, self.value = per_sample(length), per_sample(-torch.inf)
+        # the start is no progress
+        self.length, self.value = per_sample(length), per_sample(torch.inf)
         self.best_value, self.best_before = per_sample(-torch.inf), per_sample(-torch.inf)
         self.progress = per_sample(0.0)
         self.kept_length = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -140,7 +141,6 @@ class _State:
         mask = stuck.view(-1, 1, 1, 1)
         self.length = torch.where(stuck, self.length / 2, self.length)
         self.delta = torch.where(mask, self.best_delta, self.delta)
-        self.previous = torch.where(mask, self.best_delta, self.previous)
         self.gradient = torch.where(mask, self.best_gradient, self.gradient)
         self.value = torch.where(stuck, self.best_value, self.value)
         self.kept_length, self.best_before = ~stuck, self.best_value

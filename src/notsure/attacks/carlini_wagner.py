@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -32,10 +31,10 @@ class CarliniWagner(MinimumNormAttack):
     the median clean image, pang's eta (there the median of the training set).
 
     Each step costs a forward and a backward pass: `binary_search_steps` * `steps` of them at most.
-    Deviations: each sample leaves a round by itself once it no longer improves, and starts the
-    next one where it has come to; f2 counts only from the decision boundary on, since a detector
-    that judges the predicted class would pull the image back to its own; a walk back along the
-    line to the clean image ends the search.
+    Deviations: each sample leaves a round by itself once it no longer improves, and starts its next
+    one at once, where it has come to, so that the batch stays full; f2 counts only from the
+    decision boundary on, since a detector that judges the predicted class would pull the image back
+    to its own; a walk back along the line to the clean image ends the search.
 
     Attributes:
         steps: Adam's steps in a round, at most (pang: 10,000).
@@ -87,66 +86,42 @@ class CarliniWagner(MinimumNormAttack):
         """One optimisation for each c; c falls after a success and grows after a failure."""
         nearest = Nearest(problem, self.geometry)
         rows = (~problem.untouched).nonzero().flatten()
-        constant = torch.full_like(nearest.distance, self.initial_constant)
-        lower, upper = torch.zeros_like(constant), torch.full_like(constant, _CONSTANT_LIMIT)
-        last = problem.x.clone()
-        for _ in range(self.binary_search_steps):
-            if len(rows) == 0:
-                break
-            succeeded = self._minimise(problem, nearest, rows, constant[rows], last)
-            c = constant[rows]
-            upper[rows] = torch.where(succeeded, c.minimum(upper[rows]), upper[rows])
-            lower[rows] = torch.where(succeeded, lower[rows], c.maximum(lower[rows]))
-            bracketed = upper[rows] < _CONSTANT_LIMIT
-            constant[rows] = torch.where(bracketed, (lower[rows] + upper[rows]) / 2, c * 10)
-            if self.warm_start:
-                best = nearest.reached.view(-1, 1, 1, 1)
-                last = torch.where(best, nearest.x, last)
-            else:
-                last = problem.x.clone()
+        state = _State(problem.x[rows], self.initial_constant)
+        while len(rows):
+            candidate = state.candidate
+            ascent = problem.slope(candidate, rows, self._hinge(problem, rows))
+            nearest.offer(candidate, rows, ascent.reached)
+            state.succeeded |= ascent.reached
+            state.step += 1
+            done = state.step == self.steps
+            looked_at = state.step % self.patience == 0
+            if self.abort_early and bool(looked_at.any()):
+                done |= looked_at & ~state.improves(ascent.value, looked_at, self.tolerance)
+            state.descend(ascent.gradient, self.learning_rate)
+            if bool(done.any()):
+                self._next_round(problem, nearest, state, rows, done, candidate)
+                going = state.round < self.binary_search_steps
+                rows = rows[going]
+                state.keep(going)
         nearest.walk_back(self.walk)
         return nearest.x
 
-    def _minimise(
+    def _next_round(
         self,
         problem: Problem,
         nearest: Nearest,
+        state: _State,
         rows: torch.Tensor,
-        constant: torch.Tensor,
-        last: torch.Tensor,
-    ) -> torch.Tensor:
-        """Adam from `last`, which is moved to where it ends; where it succeeded, bool (R,)."""
-        succeeded = torch.zeros(len(nearest.x), dtype=torch.bool, device=rows.device)
-        first = rows
-        x = problem.x[rows]
-        w = torch.atanh((2 * last[rows] - 1) * _INSIDE)
-        mean, square = torch.zeros_like(w), torch.zeros_like(w)
-        lowest = torch.full_like(constant, torch.inf)
-        for step in range(1, self.steps + 1):
-            tanh = torch.tanh(w)
-            candidate = (tanh + 1) / 2
-            ascent = problem.slope(candidate, rows, self._hinge(problem, rows))
-            nearest.offer(candidate, rows, ascent.reached)
-            succeeded[rows] |= ascent.reached
-            delta, gradient = candidate - x, ascent.gradient
-            if step % self.patience == 0 or step == self.steps:
-                loss = delta.flatten(1).square().sum(dim=1) + constant * ascent.value
-                going = loss < lowest * (1 - self.tolerance)
-                lowest = lowest.minimum(loss)
-                last[rows] = candidate
-                if self.abort_early and not bool(going.all()):
-                    rows, x, w, tanh, delta = (part[going] for part in (rows, x, w, tanh, delta))
-                    mean, square, gradient = mean[going], square[going], gradient[going]
-                    constant, lowest = constant[going], lowest[going]
-                    if len(rows) == 0:
-                        break
-            slope = 2 * delta + constant.view(-1, 1, 1, 1) * gradient
-            slope *= (1 - tanh.square()) / 2
-            mean.lerp_(slope, 1 - _BETA_1)
-            square.mul_(_BETA_2).addcmul_(slope, slope, value=1 - _BETA_2)
-            rate = self.learning_rate * math.sqrt(1 - _BETA_2**step) / (1 - _BETA_1**step)
-            w = w.addcdiv_(mean, square.sqrt().add_(_EPSILON), value=-rate)
-        return succeeded[first]
+        done: torch.Tensor,
+        candidate: torch.Tensor,
+    ) -> None:
+        """Gives those who are done with a round, bool (R,), their next c and their next start."""
+        own = rows[done]
+        start = problem.x[own]
+        if self.warm_start:
+            found = nearest.reached[own].view(-1, 1, 1, 1)
+            start = torch.where(found, nearest.x[own], candidate[done])
+        state.restart(done, start)
 
     def _hinge(self, problem: Problem, rows: torch.Tensor) -> Function:
         """What c multiplies: how much of the margin is missing, then of the acceptance."""
@@ -163,3 +138,79 @@ class CarliniWagner(MinimumNormAttack):
             return missing
 
         return hinge
+
+
+class _State:
+    """Where each sample stands, each in a round and at a step of its own.
+
+    Attributes:
+        x: the clean images (R, C, H, W).
+        w: the candidates in tanh-space, and `tanh` of it.
+        constant: c (R,), between `lower`, which was too small, and `upper`, which succeeded.
+        step: how many steps of its round a sample has taken, and `round` the number of the round.
+        succeeded: whether the goal was reached in this round.
+    """
+
+    def __init__(self, x: torch.Tensor, constant: float) -> None:
+        def per_sample(value: float) -> torch.Tensor:
+            return torch.full((len(x),), value, dtype=x.dtype, device=x.device)
+
+        self.x, self.w = x, _to_tanh(x)
+        self.tanh = torch.tanh(self.w)
+        self.mean, self.square = torch.zeros_like(x), torch.zeros_like(x)
+        self.constant = per_sample(constant)
+        self.lower, self.upper = per_sample(0.0), per_sample(_CONSTANT_LIMIT)
+        self.lowest = per_sample(torch.inf)
+        self.step = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.round = torch.zeros_like(self.step)
+        self.succeeded = torch.zeros_like(self.step, dtype=torch.bool)
+
+    @property
+    def candidate(self) -> torch.Tensor:
+        """The images, (R, C, H, W) in [0,1]."""
+        return (self.tanh + 1) / 2
+
+    def improves(
+        self, missing: torch.Tensor, looked_at: torch.Tensor, tolerance: float
+    ) -> torch.Tensor:
+        """Where the loss has fallen since the last look, bool (R,); remembers what it is now."""
+        delta = self.candidate - self.x
+        loss = delta.flatten(1).square().sum(dim=1) + self.constant * missing
+        improving = loss < self.lowest * (1 - tolerance)
+        self.lowest = torch.where(looked_at, self.lowest.minimum(loss), self.lowest)
+        return improving
+
+    def descend(self, gradient: torch.Tensor, learning_rate: float) -> None:
+        """One step of Adam."""
+        slope = self.tanh + 1 - 2 * self.x + self.constant.view(-1, 1, 1, 1) * gradient
+        slope *= (1 - self.tanh.square()) / 2
+        self.mean.lerp_(slope, 1 - _BETA_1)
+        self.square.mul_(_BETA_2).addcmul_(slope, slope, value=1 - _BETA_2)
+        step = self.step.to(self.w.dtype)
+        rate = learning_rate * (1 - _BETA_2**step).sqrt() / (1 - _BETA_1**step)
+        move = self.mean / self.square.sqrt().add_(_EPSILON)
+        self.w = self.w - rate.view(-1, 1, 1, 1) * move
+        self.tanh = torch.tanh(self.w)
+
+    def restart(self, done: torch.Tensor, start: torch.Tensor) -> None:
+        """The next round of some samples, bool (R,), from these images."""
+        c, succeeded = self.constant[done], self.succeeded[done]
+        upper = torch.where(succeeded, c.minimum(self.upper[done]), self.upper[done])
+        lower = torch.where(succeeded, self.lower[done], c.maximum(self.lower[done]))
+        between = (lower + upper) / 2
+        self.constant[done] = torch.where(upper < _CONSTANT_LIMIT, between, c * 10)
+        self.upper[done], self.lower[done] = upper, lower
+        self.w[done] = _to_tanh(start)
+        self.tanh[done] = torch.tanh(self.w[done])
+        self.mean[done], self.square[done], self.lowest[done] = 0, 0, torch.inf
+        self.step[done], self.succeeded[done] = 0, False
+        self.round[done] += 1
+
+    def keep(self, going: torch.Tensor) -> None:
+        """Forgets the samples that are done."""
+        for name, part in vars(self).items():
+            setattr(self, name, part[going])
+
+
+def _to_tanh(images: torch.Tensor) -> torch.Tensor:
+    return torch.atanh((2 * images - 1) * _INSIDE)

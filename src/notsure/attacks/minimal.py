@@ -118,18 +118,19 @@ def candidates_of(problem: Problem, rows: torch.Tensor, count: int) -> torch.Ten
 
 
 def margins_to(
-    problem: Problem, rows: torch.Tensor, classes: torch.Tensor, kappa: float
+    problem: Problem, rows: torch.Tensor, classes: torch.Tensor | None, kappa: float
 ) -> Function:
     """How far each class is ahead by more than kappa, (R, M), and where detection matters, -r.
 
-    For an untargeted goal a class is ahead of the true one; a target has to be ahead of them all.
-    A goal that includes being accepted adds a last column, minus the rejection.
+    For an untargeted goal a class is ahead of the true one, the best of them where `classes` is
+    None; a target has to be ahead of them all. A goal that includes being accepted adds a last
+    column, minus the rejection.
     """
     labels, goal = problem.labels[rows], problem.goal
 
     def function(response: Response) -> torch.Tensor:
         logits = response.logits
-        if goal.targeted:
+        if goal.targeted or classes is None:
             values = lead(logits, labels, goal)[:, None] - kappa
         else:
             values = logits.gather(1, classes) - logits.gather(1, labels[:, None]) - kappa
@@ -149,32 +150,37 @@ class DeepFool(MinimumNormAttack):
     per class looked at. Where the target rejects, an image that is misclassified but rejected moves
     on across the linearised threshold of the rejection, along its class's boundary. Deviations: a
     step spends nothing on pixels that stand at the end of the box; only the boundaries that were
-    nearest at first are followed; a walk back along the line to the clean image takes back the
-    overshoot at the end.
+    nearest at first are followed; from the point found the clean image is projected onto the
+    linearised boundary there, as FAB does, which undoes the detours of the steps; a walk back along
+    the line to the clean image takes back the overshoot at the end.
 
     Attributes:
         steps: how many steps at most.
         overshoot: by how much a step goes beyond the linearised boundary, as a share.
         candidates: how many classes the first step looks at, the likeliest ones.
         followed: how many of these, the nearest, the further steps look at.
+        projections: how often the clean image is projected in the end; 0 for never.
         walk: forward passes for the way back; 0 for none.
     """
 
     norms = ("l2", "linf", "l1")
     paper = "Moosavi-Dezfooli et al. 2016"
-    cost = "steps x (F + followed B), the first step candidates B, and walk F"
+    cost = "steps x (F + followed B), the first candidates B; projections x (2 F + B), walk F"
     steps: int = 50
     overshoot: float = 0.02
     candidates: int = 10
     followed: int = 2
+    projections: int = 1
     walk: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.overshoot > 0:
             raise ConfigurationError(f"overshoot has to be > 0; got {self.overshoot}.")
-        if self.candidates < 1 or self.followed < 1 or self.walk < 0:
-            raise ConfigurationError("candidates and followed have to be >= 1, and walk >= 0.")
+        if min(self.candidates, self.followed) < 1 or min(self.projections, self.walk) < 0:
+            raise ConfigurationError(
+                "candidates and followed have to be at least 1, projections and walk at least 0."
+            )
 
     def search(self, problem: Problem) -> torch.Tensor:
         """Steps until the goal is reached, then walks back."""
@@ -201,8 +207,27 @@ class DeepFool(MinimumNormAttack):
             x = x.clamp(0, 1)
         if len(rows):
             nearest.offer(x, rows, problem.ask(x, rows).reached)
+        for _ in range(self.projections):
+            self._project(problem, nearest)
         nearest.walk_back(self.walk)
         return nearest.x
+
+    def _project(self, problem: Problem, nearest: Nearest) -> None:
+        """Offers the clean images' projections onto the boundaries linearised at the points found.
+
+        Only the boundary that was crossed counts, which the class there tells.
+        """
+        norm = self.geometry
+        rows = (nearest.reached & ~problem.untouched).nonzero().flatten()
+        if len(rows) == 0:
+            return
+        clean, x = problem.x[rows], nearest.x[rows]
+        ascent = problem.slope(x, rows, margins_to(problem, rows, None, self.kappa(problem)))
+        slope, rise = next_boundary(norm, ascent.value, ascent.gradient, 1)
+        rise = rise + (slope * (x - clean)).flatten(1).sum(dim=1)
+        step = norm.shortest_step(slope, (1 + self.overshoot) * rise, -clean, 1 - clean)
+        candidate = (clean + step).clamp(0, 1)
+        nearest.offer(candidate, rows, problem.ask(candidate, rows).reached)
 
 
 def nearest_classes(

@@ -17,6 +17,8 @@ class Confidence(Detector):
     and keeps its gradient where the softmax is saturated.
     """
 
+    paper = "pang 3.1"
+
     def settings(self) -> dict[str, Any]:
         """None to set."""
         return {}

@@ -11,8 +11,8 @@ from notsure.core.errors import ConfigurationError, InputError
 from notsure.detectors.base import Detector
 from notsure.observation import Observation
 
-BLOCK_ELEMENTS = 1 << 24
-"""Entries of the largest distance matrix held at a time (64 MiB in float32)."""
+TILE = (256, 1024)
+"""How many queries meet how many points at a time: what a processor's cache holds."""
 
 
 def log_kernel_density(z: torch.Tensor, points: torch.Tensor, bandwidth: float) -> torch.Tensor:
@@ -29,15 +29,18 @@ def log_kernel_density(z: torch.Tensor, points: torch.Tensor, bandwidth: float) 
     Returns:
         (B,), at most 0, with gradients to `z`.
     """
-    centre = points.mean(dim=0)
+    centre, scale = points.mean(dim=0), 1 / bandwidth**2
     points, z = points - centre, z - centre
-    sizes = points.square().sum(dim=1)
-    rows = max(1, BLOCK_ELEMENTS // len(points))
+    sizes = -scale * points.square().sum(dim=1)
+    tiles = list(zip(torch.split(points, TILE[1]), torch.split(sizes, TILE[1]), strict=True))
     parts = []
-    for block in torch.split(z, rows):
-        squared = (block.square().sum(dim=1)[:, None] + sizes) - 2 * (block @ points.T)
-        parts.append(torch.logsumexp(-squared.clamp_min(0) / bandwidth**2, dim=1))
-    return torch.cat(parts) - math.log(len(points))
+    for rows in torch.split(z, TILE[0]):
+        doubled = 2 * scale * rows
+        # |z|^2 is the same for all points, so that it waits for the end
+        sums = [torch.logsumexp(torch.addmm(size, doubled, p.T), dim=1) for p, size in tiles]
+        own = scale * rows.square().sum(dim=1)
+        parts.append(torch.logsumexp(torch.stack(sums), dim=0) - own)
+    return (torch.cat(parts) - math.log(len(points))).clamp_max(0)
 
 
 class KDensity(Detector):
@@ -64,6 +67,9 @@ class KDensity(Detector):
 
     needs_features = True
     needs_fit = True
+    paper = "pang 3.3; lemesle eq. 2"
+    fit_cost = "F an image"
+    query_cost = "distances to the training features of the predicted class"
 
     points: torch.Tensor
     offsets: torch.Tensor
@@ -90,6 +96,10 @@ class KDensity(Detector):
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"bandwidth": self.bandwidth, "max_points": self.max_points}
+
+    def begin(self) -> None:
+        """Forgets what an interrupted fit took in."""
+        self._features, self._labels = [], []
 
     def update(self, observation: Observation, y: torch.Tensor) -> None:
         """Takes in the features of a batch."""

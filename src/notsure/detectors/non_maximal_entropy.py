@@ -36,6 +36,8 @@ class NonMaximalEntropy(Detector):
     probabilities, so a non-ME near its largest value log(K-1); the score is what is missing to it.
     """
 
+    paper = "pang eq. 1"
+
     def settings(self) -> dict[str, Any]:
         """None to set."""
         return {}
