@@ -113,9 +113,10 @@ def test_labels_follow_from_scores_and_thresholds(guard: ns.Guard) -> None:
     detectors=st.integers(1, 4),
     fpr=st.floats(0.05, 0.5),
     ties=st.booleans(),
+    rule=st.sampled_from(["any", "all"]),
 )
 def test_calibration_keeps_the_false_positive_rate(
-    seed: int, count: int, detectors: int, fpr: float, ties: bool
+    seed: int, count: int, detectors: int, fpr: float, ties: bool, rule: Any
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     scores = {
@@ -124,9 +125,11 @@ def test_calibration_keeps_the_false_positive_rate(
     }
     if ties:
         scores = {name: values.round() for name, values in scores.items()}
-    calibration = calibrated(scores, fpr, count)
+    calibration = calibrated(scores, fpr, count, rule)
     over = torch.stack([v > calibration.thresholds[name] for name, v in scores.items()])
-    rejected = int(over.any(dim=0).sum())
+    flagged = over.any(dim=0) if rule == "any" else over.all(dim=0)
+    assert torch.equal(calibration.rejection(scores) > 0, flagged)
+    rejected = int(flagged.sum())
     assert rejected <= fpr * count + 1e-6
     assert calibration.measured_fpr == rejected / count
     assert all(scale > 0 for scale in calibration.scales.values())
@@ -223,9 +226,9 @@ def _edit(folder: Path, **changes: Any) -> None:
         (lambda f: (f / "guard.json").unlink(), "There is no guard.json"),
         (lambda f: (f / "guard.json").write_text("{"), "damaged, not JSON"),
         (lambda f: (f / "guard.json").write_text("[]"), "not one of ours"),
-        (lambda f: _edit(f, format=99), "reads format 1"),
+        (lambda f: _edit(f, format=99), "reads format 2"),
         (lambda f: _edit(f, detectors=3), "changed by hand"),
-        (lambda f: (f / "detectors.safetensors").write_bytes(b"x"), "changed after"),
+        (lambda f: (f / "parts.safetensors").write_bytes(b"x"), "changed after"),
         (lambda f: (f / "classifier.safetensors").unlink(), "missing"),
     ],
 )

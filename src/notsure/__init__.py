@@ -11,11 +11,23 @@ from typing import TYPE_CHECKING, Any
 from notsure.core.errors import NotSureError
 
 if TYPE_CHECKING:
-    from notsure import attacks, data, detectors, evaluation, models, report, training
+    from notsure import (
+        attacks,
+        correctors,
+        data,
+        detectors,
+        evaluation,
+        models,
+        purifiers,
+        report,
+        smoothing,
+        training,
+    )
     from notsure.classifier import Classifier
     from notsure.core.target import NOT_SURE, Adversarial, Response, Target
     from notsure.evaluation import Records, evaluate
-    from notsure.guard import Guard, Verdict
+    from notsure.guard import Guard
+    from notsure.verdict import Verdict
     from notsure.views import DecisionsOnly, ScoresOnly
 
 __version__ = "0.1.0"
@@ -30,10 +42,21 @@ _HOMES = {
     "Response": "notsure.core.target",
     "ScoresOnly": "notsure.views",
     "Target": "notsure.core.target",
-    "Verdict": "notsure.guard",
+    "Verdict": "notsure.verdict",
     "evaluate": "notsure.evaluation",
 }
-_PACKAGES = ("attacks", "data", "detectors", "evaluation", "models", "report", "training")
+_PACKAGES = (
+    "attacks",
+    "correctors",
+    "data",
+    "detectors",
+    "evaluation",
+    "models",
+    "purifiers",
+    "report",
+    "smoothing",
+    "training",
+)
 
 __all__ = [
     "NOT_SURE",
@@ -48,12 +71,15 @@ __all__ = [
     "Target",
     "Verdict",
     "attacks",
+    "correctors",
     "data",
     "detectors",
     "evaluate",
     "evaluation",
     "models",
+    "purifiers",
     "report",
+    "smoothing",
     "training",
 ]
 

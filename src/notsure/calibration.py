@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from notsure.core.errors import InputError
+
+Rule = Literal["any", "all"]
+"""Whether an image is flagged if any score is above its threshold, or only if all are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,7 @@ class Calibration:
         measured_fpr: the share of these that is rejected, at most `fpr`.
         thresholds: per detector; a higher score rejects.
         scales: per detector, the distance from the clean median to the threshold.
+        rule: whether any detector rejects by itself, or only all together.
     """
 
     fpr: float
@@ -28,18 +33,33 @@ class Calibration:
     measured_fpr: float
     thresholds: dict[str, float]
     scales: dict[str, float]
+    rule: Rule = "any"
+
+    def rejection(self, scores: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """How far scores (B,) are above their thresholds, in units of their scales, (B,).
+
+        The largest of the detectors where any of them rejects, the smallest where all have to.
+        """
+        excess = [
+            (score - self.thresholds[name]) / self.scales[name] for name, score in scores.items()
+        ]
+        together = torch.stack(excess)
+        return together.amax(dim=0) if self.rule == "any" else together.amin(dim=0)
 
 
-def calibrated(scores: Mapping[str, torch.Tensor], fpr: float, count: int) -> Calibration:
+def calibrated(
+    scores: Mapping[str, torch.Tensor], fpr: float, count: int, rule: Rule = "any"
+) -> Calibration:
     """Chooses one cutoff rank for all detectors, the largest that keeps the rate.
 
-    Every detector rejects the same number of clean images, as many as keeps the number that any of
-    them rejects at `fpr * count` or below.
+    Every detector's threshold is exceeded by the same number of clean images, as many as keeps the
+    number that the rule rejects at `fpr * count` or below.
 
     Args:
         scores: of each detector on the clean images, (count,).
         fpr: the share of clean images that may be rejected, in (0, 1).
         count: how many clean images there are.
+        rule: how the detectors are combined.
 
     Raises:
         InputError: a score is not finite.
@@ -56,16 +76,14 @@ def calibrated(scores: Mapping[str, torch.Tensor], fpr: float, count: int) -> Ca
     descending = {name: values.sort(descending=True).values for name, values in scores.items()}
 
     def rejected(rank: int) -> int:
-        any_rejects = torch.zeros(count, dtype=torch.bool)
-        for name, values in scores.items():
-            any_rejects |= values > descending[name][rank]
-        return int(any_rejects.sum())
+        above = torch.stack([v > descending[name][rank] for name, v in scores.items()])
+        return int((above.any(dim=0) if rule == "any" else above.all(dim=0)).sum())
 
     # rejected() grows with the rank, and rank 0 rejects nothing
-    rank, beyond = 0, allowed + 1
+    rank, beyond = 0, count
     while beyond - rank > 1:
         middle = (rank + beyond) // 2
-        if middle < count and rejected(middle) <= allowed:
+        if rejected(middle) <= allowed:
             rank = middle
         else:
             beyond = middle
@@ -82,4 +100,5 @@ def calibrated(scores: Mapping[str, torch.Tensor], fpr: float, count: int) -> Ca
         measured_fpr=rejected(rank) / count,
         thresholds=thresholds,
         scales=scales,
+        rule=rule,
     )

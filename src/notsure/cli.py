@@ -127,6 +127,29 @@ def attacks(
     Console().print(table)
 
 
+@app.command()
+def defences(
+    markdown: Annotated[
+        bool,
+        typer.Option("--markdown", help="As Markdown, with the deviations from the papers."),
+    ] = False,
+) -> None:
+    """List every defence: source, knobs, what it costs, and what it is worth on the digits."""
+    from notsure import defences as known
+
+    if markdown:
+        typer.echo(known.markdown(), nl=False)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("defence", "kind", "from", "costs once", "costs a query", "differentiable")
+    for one in known.catalogue():
+        cells = (one.name, one.kind, one.paper, one.fit_cost, one.query_cost, one.differentiable)
+        table.add_row(*cells)
+    Console().print(table)
+
+
 def main() -> None:
     """Runs the command line; errors of ours are told in a sentence, without a traceback."""
     try:

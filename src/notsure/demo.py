@@ -178,7 +178,9 @@ def trained_classifier(
             size=images.size,
         )
     # pang scales images to [-0.5, 0.5]
-    classifier = Classifier(module, mean=0.5, std=1.0, reverse_logits=objective.reverse_logits)
+    classifier = Classifier(
+        module, mean=0.5, std=1.0, reverse_logits=bool(objective.reverse_logits)
+    )
     train(
         classifier,
         images,

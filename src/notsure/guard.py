@@ -4,76 +4,79 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import nn
 
-from notsure.calibration import Calibration, calibrated
+from notsure.attacks.base import Attack
+from notsure.attacks.problem import VOTES
+from notsure.calibration import Calibration, Rule, calibrated
 from notsure.classifier import Classifier
-from notsure.core.checks import check_labels, content_keys
+from notsure.core.checks import content_keys
 from notsure.core.errors import ConfigurationError, InputError, NotFittedError
-from notsure.core.progress import progress_bar
+from notsure.core.part import Part
+from notsure.core.randomness import Streams, drawing_from
 from notsure.core.state import undisturbed
-from notsure.core.target import NOT_SURE, Response
+from notsure.core.target import Response
+from notsure.correctors.base import Corrector
 from notsure.data import Images
 from notsure.data.stream import Stream
 from notsure.detectors.base import Detector
+from notsure.fitting import fit_parts
 from notsure.guard_files import Contents, load_contents, save_contents
 from notsure.observation import Observation
+from notsure.purifiers.base import Purifier
+from notsure.verdict import Opinion, Verdict, joined, verdict_of
+
+_JUDGING = 0x4A55
+"""Keeps what a stochastic guard draws in judgement apart from whatever else a sample draws."""
 
 OVERLAP_TOLERANCE = 0.01
 """Share of images that two sets may have in common before that is an error and not a remark."""
 
 
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """What a guard says of a batch.
-
-    Attributes:
-        label: int64 (B,), NOT_SURE (-1) where the image is rejected.
-        accepted: bool (B,).
-        scores: per detector (B,), higher = more adversarial.
-        prediction: int64 (B,), the label before any rejection.
-        rejection: (B,), how far the worst score is above its threshold (positive = rejected), in
-            units of the distance from the clean median to the threshold.
-        margin: (B,), the largest logit minus the second largest, as a share of the largest
-            absolute logit: a decision by less than rounding shows here.
-    """
-
-    label: torch.Tensor
-    accepted: torch.Tensor
-    scores: Mapping[str, torch.Tensor]
-    prediction: torch.Tensor
-    rejection: torch.Tensor
-    margin: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-
 class Guard(nn.Module):
-    """A classifier and the detectors beside it, as one thing that answers or declines.
+    """A classifier and what guards it, as one thing that answers or declines.
 
-    A guard is a Target: an attack on it sees the detectors as well.
+    A guard is a Target: an attack on it sees purifier, detectors and corrector as well.
 
     Args:
         classifier: the classifier, or a bare module on images in [0,1].
-        detectors: their scores; an image is rejected if any of them is above its threshold. A
-            mapping names them, otherwise they are named after their classes.
+        detectors: their scores tell which images are flagged. A mapping names them, otherwise they
+            are named after their classes.
+        purifier: what cleans the images before the classifier sees them; it is trained beforehand.
+        corrector: who answers where an image is flagged; without one the answer is NOT SURE.
+        rule: "any" flags an image if any score is above its threshold, "all" only if all are. For
+            a learned combination of scores see `notsure.detectors.LearnedCombination`.
+
+    Raises:
+        ConfigurationError: a part is none, there is no such rule, or a corrector has no detectors
+            that would call it.
     """
 
     def __init__(
         self,
         classifier: Classifier | nn.Module,
         detectors: Sequence[Detector] | Mapping[str, Detector] = (),
+        *,
+        purifier: Purifier | None = None,
+        corrector: Corrector | None = None,
+        rule: Rule = "any",
     ) -> None:
         super().__init__()
         self.classifier = (
             classifier if isinstance(classifier, Classifier) else Classifier(classifier)
         )
+        _check_parts(purifier, corrector, rule)
+        if corrector is not None and len(detectors) == 0:
+            raise ConfigurationError(
+                "A corrector answers where a detector flags an image, and there is none: give "
+                "detectors as well."
+            )
+        self.purifier, self.corrector, self.rule = purifier, corrector, rule
         self.detectors = nn.ModuleDict(_named(detectors))
         self.calibration: Calibration | None = None
         self.seen: dict[str, torch.Tensor] = {}
@@ -85,22 +88,34 @@ class Guard(nn.Module):
 
     @property
     def rejects(self) -> bool:
-        """Whether it has a detector."""
-        return len(self.detectors) > 0
+        """Whether it may answer NOT SURE: with detectors and without a corrector."""
+        return len(self.detectors) > 0 and self.corrector is None
 
     @property
     def stochastic(self) -> bool:
         """Whether the same input may get different answers."""
-        return self.classifier.stochastic
+        return self.classifier.stochastic or any(
+            getattr(part, "stochastic", False) is True for part in self._around()
+        )
 
     @property
     def differentiable(self) -> bool:
         """Whether gradients reach the input."""
-        return self.classifier.differentiable
+        return self.classifier.differentiable and all(
+            getattr(part, "differentiable", True) is not False for part in self._around()
+        )
+
+    def _around(self) -> Iterator[nn.Module]:
+        """Every module but the classifier's."""
+        for part in (self.purifier, self.detectors, self.corrector):
+            if part is not None:
+                yield from part.modules()
 
     def observe(self, x: torch.Tensor) -> Observation:
         """One pass over images (B, C, H, W) in [0,1], as far as it is asked for."""
-        return Observation(x, self.classifier, features=self._needs_features)
+        return Observation(
+            x, self.classifier, purifier=self.purifier, features=self._needs_features
+        )
 
     def scores(self, observation: Observation) -> dict[str, torch.Tensor]:
         """Each detector's score, (B,)."""
@@ -111,6 +126,8 @@ class Guard(nn.Module):
         x: torch.Tensor | Images,
         y: torch.Tensor | None = None,
         *,
+        attack: Attack | None = None,
+        examples: int = 2000,
         batch_size: int = 256,
         progress: bool = False,
     ) -> Guard:
@@ -120,6 +137,9 @@ class Guard(nn.Module):
             x: training images (N, C, H, W) in [0,1], or `Images` with their labels; the
                 classifier's own training set will do.
             y: their labels (N,).
+            attack: for parts that learn from adversarial examples: what makes them, against the
+                bare classifier.
+            examples: from how many of the images, spread evenly.
             batch_size: how many images are looked at at a time.
             progress: whether to show a progress bar.
 
@@ -127,54 +147,36 @@ class Guard(nn.Module):
             The guard itself; it has to be calibrated again.
 
         Raises:
+            ConfigurationError: a part learns from adversarial examples, and no attack was given.
             InputError: images or labels are not what they have to be, or a class is missing that
                 a detector needs.
+            NotFittedError: the purifier was not trained.
         """
         stream = Stream.of(x, y)
         self.classifier.check(stream.sample())
-        if stream.labels is None:
-            raise InputError("Fitting takes labels: guard.fit(x_train, y_train).")
-        device = self.classifier.device
-        labels = check_labels(stream.labels, count=len(stream)).to(device)
-        learns = any(detector.needs_fit for _, detector in self.named_detectors())
-        # one batch shows how many classes there are, which is all that the others need
-        count = len(stream) if learns else min(batch_size, len(stream))
-        start = num_classes = 0
-        with (
-            undisturbed(self, device),
-            torch.inference_mode(),
-            progress_bar("fitting the guard", count, shown=progress) as advance,
-        ):
-            for batch in stream.batches(batch_size, device):
-                observation = self.observe(batch)
-                if start == 0:
-                    num_classes = observation.logits.shape[1]
-                    check_labels(labels, count=len(stream), num_classes=num_classes)
-                for _, detector in self.named_detectors():
-                    detector.update(observation, labels[start : start + len(batch)])
-                advance(len(batch), "")
-                start += len(batch)
-                if start >= count:
-                    break
-        with torch.inference_mode(False), torch.no_grad():
-            for _, detector in self.named_detectors():
-                detector.finish(num_classes)
+        fit_parts(self, stream, attack, examples=examples, batch_size=batch_size, shown=progress)
         self.seen = {"fit": stream.content_keys().sort().values}
         self.calibration = None
         return self
 
     def calibrate(
-        self, x: torch.Tensor | Images, fpr: float = 0.01, *, batch_size: int = 256
+        self,
+        x: torch.Tensor | Images,
+        fpr: float = 0.01,
+        *,
+        batch_size: int = 256,
+        votes: int = VOTES,
     ) -> Guard:
         """Freezes the thresholds on clean data that the guard was not fitted on.
 
-        Every detector rejects the same number of clean images, as many as keeps the share that
-        any of them rejects at `fpr` or below.
+        Every detector's threshold is exceeded by the same number of clean images, as many as keeps
+        the share that is flagged at `fpr` or below.
 
         Args:
             x: clean images (N, C, H, W) in [0,1], or `Images`, of all classes.
-            fpr: the share of clean images that may be rejected, in (0, 1).
+            fpr: the share of clean images that may be flagged, in (0, 1).
             batch_size: how many images are looked at at a time.
+            votes: over how many draws the scores of a stochastic guard are taken, as in `judge`.
 
         Returns:
             The guard itself.
@@ -192,8 +194,9 @@ class Guard(nn.Module):
         stream = Stream.of(x)
         self.classifier.check(stream.sample())
         device = self.classifier.device
-        for _, detector in self.named_detectors():
-            detector.require_fitted()
+        for part in (self.purifier, *self.detectors.values(), self.corrector):
+            if isinstance(part, Part):
+                part.require_fitted()
         if len(stream) * fpr < 1:
             raise ConfigurationError(
                 f"{len(stream)} calibration images cannot resolve a false-positive rate of "
@@ -201,22 +204,20 @@ class Guard(nn.Module):
             )
         keys = stream.content_keys()
         self._refuse_seen(keys, "calibrating", parts=("fit",))
-        gathered: dict[str, list[torch.Tensor]] = {name: [] for name, _ in self.named_detectors()}
-        predictions = []
+        parts = []
         with undisturbed(self, device), torch.inference_mode():
             for batch in stream.batches(batch_size, device):
-                observation = self.observe(batch)
-                predictions.append(observation.prediction)
-                for name, score in self.scores(observation).items():
-                    gathered[name].append(score)
-        classes = torch.unique(torch.cat(predictions))
+                draws = [self._unjudged(batch) for _ in self._draws(batch, votes, seed=0)]
+                parts.append(verdict_of(draws, corrects=False))
+        clean = joined(parts)
+        classes = torch.unique(clean.prediction)
         if len(classes) < 2:
             raise InputError(
                 f"All {len(stream)} calibration images are predicted as class {classes[0].item()}: "
                 "thresholds of one class do not hold for the others. Give images of every class."
             )
-        scores = {name: torch.cat(parts).double().cpu() for name, parts in gathered.items()}
-        self.calibration = calibrated(scores, fpr, len(stream))
+        scores = {name: score.double().cpu() for name, score in clean.scores.items()}
+        self.calibration = calibrated(scores, fpr, len(stream), self.rule)
         self.seen["calibration"] = keys.sort().values
         return self
 
@@ -249,65 +250,85 @@ class Guard(nn.Module):
                     stacklevel=4,
                 )
 
-    def judge(self, x: torch.Tensor, *, batch_size: int = 256) -> Verdict:
+    def judge(
+        self, x: torch.Tensor, *, batch_size: int = 256, votes: int = VOTES, seed: int = 0
+    ) -> Verdict:
         """Answers, or declines to.
+
+        A stochastic guard answers by vote. The draws of an image are a function of the image and
+        the seed, as far as the guard's layers draw from the images' own streams (notsure's do).
 
         Args:
             x: images (B, C, H, W) in [0,1].
             batch_size: how many images are looked at at a time.
+            votes: how many draws of a stochastic guard are taken.
+            seed: of these draws.
 
         Raises:
+            ConfigurationError: there are no votes.
             InputError: the images are not what they have to be.
             NotFittedError: the guard was not fitted or not calibrated.
         """
+        if votes < 1:
+            raise ConfigurationError(f"votes is a number of draws, at least 1; got {votes}.")
         x = self.classifier.check(x)
-        parts: list[dict[str, torch.Tensor]] = []
+        parts = []
         with undisturbed(self, x.device), torch.inference_mode():
-            for start in range(0, len(x), batch_size):
-                observation = self.observe(x[start : start + batch_size])
-                scores = self.scores(observation)
-                top = observation.logits.topk(2, dim=1).values
-                size = observation.logits.abs().amax(dim=1).clamp_min(1e-30)
-                parts.append(
-                    {
-                        "prediction": observation.prediction,
-                        "rejection": self._rejection(observation, scores),
-                        "margin": (top[:, 0] - top[:, 1]) / size,
-                        **{f"score.{name}": score for name, score in scores.items()},
-                    }
-                )
-        whole = {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
-        accepted = whole["rejection"] <= 0
-        return Verdict(
-            label=torch.where(accepted, whole["prediction"], NOT_SURE),
-            accepted=accepted,
-            scores={name: whole[f"score.{name}"] for name in self.detectors},
-            prediction=whole["prediction"],
-            rejection=whole["rejection"],
-            margin=whole["margin"],
-        )
+            for batch in torch.split(x, batch_size):
+                draws = [self._opinion(batch) for _ in self._draws(batch, votes, seed)]
+                parts.append(verdict_of(draws, corrects=self.corrector is not None))
+        return joined(parts)
+
+    def _draws(self, x: torch.Tensor, votes: int, seed: int) -> Iterator[int]:
+        """The numbers of the draws, each under random streams of its own."""
+        if not self.stochastic:
+            yield 0
+            return
+        streams = Streams.of(content_keys(x), seed).fork(_JUDGING)
+        for draw in range(votes):
+            with drawing_from(streams.fork(draw)):
+                yield draw
+
+    def _opinion(self, x: torch.Tensor) -> Opinion:
+        """Logits, flags and scores of images (B, C, H, W) in [0,1], with gradients."""
+        observation = self.observe(x)
+        scores = self.scores(observation)
+        flagged = self._flagged(observation, scores)
+        logits = observation.logits
+        if self.corrector is not None:
+            corrected = self.corrector.correct(observation)
+            logits = torch.where(flagged[:, None] > 0, corrected, logits)
+        return Opinion(logits, flagged, scores)
+
+    def _unjudged(self, x: torch.Tensor) -> Opinion:
+        """Logits and scores before there are thresholds."""
+        observation = self.observe(x)
+        nothing = torch.zeros_like(observation.logits[:, 0])
+        return Opinion(observation.logits, nothing, self.scores(observation))
 
     def respond(self, x: torch.Tensor) -> Response:
         """Logits and rejection of images (B, C, H, W) in [0,1], from one pass, with gradients."""
-        observation = self.observe(x)
-        if not self.rejects:
-            return Response(observation.logits)
-        return Response(observation.logits, self._rejection(observation, self.scores(observation)))
+        opinion = self._opinion(x)
+        return Response(opinion.logits, opinion.flagged if self.rejects else None)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K) of images (B, C, H, W) in [0,1]."""
-        return self.classifier.logits(x)
+        """Logits (B, K) of images (B, C, H, W) in [0,1]; a corrector's where it answers."""
+        if self.corrector is not None:
+            return self._opinion(x).logits
+        return self.observe(x).logits
 
     def rejection(self, x: torch.Tensor) -> torch.Tensor:
-        """(B,), positive where the image is rejected; -inf without detectors."""
+        """(B,), positive where the image is rejected; -inf where the guard always answers."""
+        if not self.rejects:
+            return torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
         observation = self.observe(x)
-        return self._rejection(observation, self.scores(observation))
+        return self._flagged(observation, self.scores(observation))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K), as the classifier gives them."""
+        """Logits (B, K), as `logits` gives them."""
         return self.logits(x)
 
-    def _rejection(
+    def _flagged(
         self, observation: Observation, scores: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         if not scores:
@@ -317,12 +338,7 @@ class Guard(nn.Module):
                 "The guard has no thresholds yet: call guard.fit(x_train, y_train) and "
                 ".calibrate(x_clean, fpr=0.01)."
             )
-        calibration = self.calibration
-        excess = [
-            (score - calibration.thresholds[name]) / calibration.scales[name]
-            for name, score in scores.items()
-        ]
-        return torch.stack(excess).amax(dim=0)
+        return self.calibration.rejection(scores)
 
     def save(self, folder: str | Path) -> Path:
         """Writes the guard to a folder: safetensors and JSON, no pickle.
@@ -335,7 +351,13 @@ class Guard(nn.Module):
             NotFittedError: the guard has detectors and was not calibrated.
         """
         contents = Contents(
-            self.classifier, dict(self.named_detectors()), self.calibration, self.seen
+            classifier=self.classifier,
+            detectors=dict(self.named_detectors()),
+            purifier=self.purifier,
+            corrector=self.corrector,
+            rule=self.rule,
+            calibration=self.calibration,
+            seen=self.seen,
         )
         return save_contents(contents, folder)
 
@@ -352,7 +374,13 @@ class Guard(nn.Module):
                 preprocessing are not those that the guard was made for.
         """
         contents = load_contents(folder, classifier)
-        guard = Guard(contents.classifier, contents.detectors).to(contents.classifier.device)
+        guard = Guard(
+            contents.classifier,
+            contents.detectors,
+            purifier=contents.purifier,
+            corrector=contents.corrector,
+            rule=contents.rule,
+        ).to(contents.classifier.device)
         guard.calibration, guard.seen = contents.calibration, contents.seen
         return guard.eval()
 
@@ -373,3 +401,13 @@ def _named(detectors: Sequence[Detector] | Mapping[str, Detector]) -> dict[str, 
                 "notsure.detectors.KDensity()."
             )
     return dict(pairs)
+
+
+def _check_parts(purifier: object, corrector: object, rule: str) -> None:
+    for part, kind in ((purifier, Purifier), (corrector, Corrector)):
+        if part is not None and not isinstance(part, kind):
+            raise ConfigurationError(
+                f"{type(part).__name__} is no {kind.__name__}: give an instance of one."
+            )
+    if rule not in get_args(Rule):
+        raise ConfigurationError(f"rule is {' or '.join(get_args(Rule))}; got {rule!r}.")

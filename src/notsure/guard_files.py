@@ -11,16 +11,21 @@ from typing import Any
 import torch
 
 import notsure
-from notsure.calibration import Calibration
+from notsure.calibration import Calibration, Rule
 from notsure.classifier import Classifier
 from notsure.core.errors import CheckpointError, ConfigurationError, NotFittedError
+from notsure.core.part import Part, rebuilt, under
 from notsure.core.state import weights_hash
 from notsure.core.storage import load_json, load_tensors, save_json, save_tensors, writable_folder
+from notsure.correctors.base import Corrector
 from notsure.detectors.base import Detector
 from notsure.models import architecture_of, build
+from notsure.purifiers.base import Purifier
 
-FORMAT = 1
-DESCRIPTION, WEIGHTS, STATE = "guard.json", "classifier.safetensors", "detectors.safetensors"
+FORMAT = 2
+DESCRIPTION, WEIGHTS, STATE = "guard.json", "classifier.safetensors", "parts.safetensors"
+
+_DETECTOR = "detector."
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +34,19 @@ class Contents:
 
     Attributes:
         classifier: what answers.
-        detectors: what may reject, by name.
+        detectors: what may flag an image, by name.
+        purifier: what cleans images beforehand, if anything.
+        corrector: who answers what is flagged, if anybody.
+        rule: how the detectors are combined.
         calibration: the thresholds; None for a guard without detectors that was not calibrated.
         seen: content keys of the images that it was fitted and calibrated on.
     """
 
     classifier: Classifier
     detectors: dict[str, Detector]
+    purifier: Purifier | None
+    corrector: Corrector | None
+    rule: Rule
     calibration: Calibration | None
     seen: dict[str, torch.Tensor]
 
@@ -48,8 +59,8 @@ def save_contents(contents: Contents, folder: str | Path) -> Path:
     classifier = contents.classifier
     architecture = architecture_of(classifier.module)
     state = _prefixed("seen", contents.seen)
-    for name, detector in contents.detectors.items():
-        state |= _prefixed(name, detector.state_dict())
+    for name, part in _parts(contents).items():
+        state |= _prefixed(name, part.state_dict())
     files = {STATE: state}
     if architecture is not None:
         files[WEIGHTS] = dict(classifier.module.state_dict())
@@ -68,9 +79,11 @@ def save_contents(contents: Contents, folder: str | Path) -> Path:
                 "weights": weights_hash(classifier.module),
             },
             "detectors": [
-                {"name": name, "type": type(part).__name__, "settings": part.settings()}
-                for name, part in contents.detectors.items()
+                {"name": name, **part.description()} for name, part in contents.detectors.items()
             ],
+            "purifier": None if contents.purifier is None else contents.purifier.description(),
+            "corrector": None if contents.corrector is None else contents.corrector.description(),
+            "rule": contents.rule,
             "calibration": None if contents.calibration is None else asdict(contents.calibration),
             "files": {name: _digest(folder / name) for name in files},
         },
@@ -99,15 +112,23 @@ def load_contents(folder: str | Path, classifier: Classifier | None) -> Contents
         classifier = _classifier(content["classifier"], folder, classifier)
         tensors, _ = load_tensors(folder / STATE)
         detectors = {
-            entry["name"]: _detector(entry, _under(f"{entry['name']}.", tensors))
+            entry["name"]: rebuilt(entry, Detector, under(f"{_DETECTOR}{entry['name']}.", tensors))
             for entry in content["detectors"]
         }
+        purifier, corrector = content["purifier"], content["corrector"]
         calibration = content["calibration"]
         return Contents(
             classifier=classifier,
             detectors=detectors,
+            purifier=None
+            if purifier is None
+            else rebuilt(purifier, Purifier, under("purifier.", tensors)),
+            corrector=None
+            if corrector is None
+            else rebuilt(corrector, Corrector, under("corrector.", tensors)),
+            rule=content["rule"],
             calibration=None if calibration is None else Calibration(**calibration),
-            seen=_under("seen.", tensors),
+            seen=under("seen.", tensors),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
@@ -153,29 +174,20 @@ def _classifier(content: Mapping[str, Any], folder: Path, given: Classifier | No
     return given
 
 
-def _detector(entry: Mapping[str, Any], state: dict[str, torch.Tensor]) -> Detector:
-    kinds = Detector.kinds()
-    if entry["type"] not in kinds:
-        raise CheckpointError(
-            f"The guard needs a detector {entry['type']!r}, which is not known here: import the "
-            "module that defines it first."
-        )
-    detector = kinds[entry["type"]](**entry["settings"])
-    detector.empty_state(state)
-    detector.load_state_dict(state)
-    return detector
+def _parts(contents: Contents) -> dict[str, Part]:
+    """The parts by the names that their tensors get in the file."""
+    parts: dict[str, Part] = {
+        f"{_DETECTOR}{name}": detector for name, detector in contents.detectors.items()
+    }
+    if contents.purifier is not None:
+        parts["purifier"] = contents.purifier
+    if contents.corrector is not None:
+        parts["corrector"] = contents.corrector
+    return parts
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
 
 
 def _digest(path: Path) -> str:

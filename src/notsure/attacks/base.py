@@ -13,7 +13,14 @@ from torch import nn
 
 from notsure.attacks.geometry import Norm
 from notsure.attacks.goals import Goal, Misclassified, Targeted, Undetected
-from notsure.attacks.problem import AUTOGRAD, VOTES, GradientSource, Precision, Problem
+from notsure.attacks.problem import (
+    AUTOGRAD,
+    VOTES,
+    GradientSource,
+    Precision,
+    Problem,
+    Unjudged,
+)
 from notsure.classifier import as_target
 from notsure.core.checks import check_labels, content_keys
 from notsure.core.errors import ConfigurationError, UnsupportedError, VerificationError
@@ -167,6 +174,45 @@ class Attack(ABC):
                 )
                 parts.append(judged(problem, self.search(problem), self.budget))
         return Adversarial.joined(parts)
+
+    def perturb(
+        self, target: Target | nn.Module, x: torch.Tensor, y: torch.Tensor, *, seed: int = 0
+    ) -> torch.Tensor:
+        """The images of the largest objective that the search comes to, fooling or not.
+
+        For training on: nothing is judged or checked again, and images that the target gets wrong
+        as they are are attacked as well. A single step from a single start is taken unseen. The
+        random numbers of an image depend on its place in the batch. The target is left as it was.
+
+        Args:
+            target: what is attacked.
+            x: clean images (B, C, H, W) in [0,1].
+            y: their true labels (B,).
+            seed: of whatever is random.
+
+        Raises:
+            ConfigurationError: the attack is not bounded by a ball.
+            InputError: the labels are not what they have to be.
+        """
+        if self.budget is None:
+            raise ConfigurationError(
+                f"{self.name} has no ball to stay in: take a bounded attack, such as PGD(eps=0.3)."
+            )
+        target = as_target(target)
+        with detached_work(target, derived_seed(seed, "perturb"), x.device):
+            x = x.detach()
+            problem = Unjudged(
+                target,
+                x,
+                y,
+                Misclassified(),
+                Streams.of(torch.arange(len(x), device=x.device), seed),
+                source=self.source,
+                query_budget=self.query_budget,
+                votes=1,
+                precision=self.search_precision,
+            )
+            return into(self.budget, self.search(problem), x)
 
     def require(self, target: Target) -> None:
         """Checks that the target shows what the attack has to see.

@@ -236,6 +236,10 @@ class SteepestAscent(BoundedAttack):
             low, high = -x, 1 - x
             step = norm.steepest_step(gradient, self.step_length, low - delta, high - delta)
             delta = norm.project(delta + step, self.radius, low, high)
+        if not problem.judged and self.steps <= 1 and self.starts == 1:
+            # to look at the only candidate would make a single step half as dear again
+            best.x[rows] = x + delta
+            return
         self.judge_last(problem, best, objective, rows, x + delta, steer)
 
     def _leapt(

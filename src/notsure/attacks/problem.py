@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -107,6 +108,9 @@ class Problem:
         dead_gradients: backward passes whose gradient was zero or not finite, per sample (B,).
     """
 
+    judged: ClassVar[bool] = True
+    """Whether it matters who reaches the goal, or the value of the objective alone."""
+
     target: Target
     x: torch.Tensor
     y: torch.Tensor
@@ -124,8 +128,7 @@ class Problem:
     dead_gradients: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        count = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
-        self.queries, self.gradients, self.dead_gradients = count, count.clone(), count.clone()
+        self._start_counting()
         everything = torch.arange(len(self.x), device=self.x.device)
         if self.query_budget is not None and self.query_budget <= self.draws:
             raise ConfigurationError(
@@ -138,6 +141,10 @@ class Problem:
         self.y = check_labels(self.y, count=len(self.x), num_classes=self.clean.logits.shape[1])
         self.labels = self.goal.labels(self.clean.logits, self.y)
         self.untouched = _majority([self.goal.reached(one, self.labels) for one in answers])
+
+    def _start_counting(self) -> None:
+        count = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
+        self.queries, self.gradients, self.dead_gradients = count, count.clone(), count.clone()
 
     @property
     def draws(self) -> int:
@@ -206,7 +213,7 @@ class Problem:
         """Answer, any function of it and its gradients at candidates for these rows."""
         ascent = self.source.ascend(self, images, rows, function)
         doubtful = self.target.stochastic or self.precision != "fp32"
-        if doubtful and bool(ascent.reached.any()):
+        if doubtful and self.judged and bool(ascent.reached.any()):
             # draws of the gradient may be few, or lucky, and low precision errs: ask in earnest
             hits = ascent.reached.nonzero().flatten()
             ascent.reached[hits] = self.ask(images[hits], rows[hits]).reached
@@ -276,6 +283,26 @@ class Problem:
             return self.target.respond(images)
 
 
+class Unjudged(Problem):
+    """The batch of a training step: the objective is to grow, whoever is fooled.
+
+    Every sample is worth attacking, and of its candidates the one of the largest objective counts.
+    The clean images cost a pass only where a search looks at their answer.
+    """
+
+    judged: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._start_counting()
+        self.y = self.labels = check_labels(self.y, count=len(self.x))
+        self.untouched = torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
+
+    @cached_property
+    def clean(self) -> Response:  # type: ignore[override]
+        """The target's answer to the clean images."""
+        return self.draw(self.x, torch.arange(len(self.x), device=self.x.device))
+
+
 def objective_for(problem: Problem, given: Objective | None) -> Objective:
     """What to maximise: the one given or cross-entropy; the detector too, where it matters."""
     goal = problem.goal
@@ -327,6 +354,8 @@ def _majority(reached: list[torch.Tensor]) -> torch.Tensor:
 class Best:
     """The best candidate of each sample so far: of the largest objective.
 
+    One that reaches the goal comes before those that do not, unless nothing is judged.
+
     Attributes:
         x: (B, C, H, W), the candidate; the clean image until one was offered.
         reached: bool (B,), whether it reaches the goal.
@@ -336,6 +365,7 @@ class Best:
     def __init__(self, problem: Problem) -> None:
         self.x = problem.x.clone()
         self.reached = problem.untouched.clone()
+        self.judged = problem.judged
         self.value = torch.full(
             (len(self.x),), -torch.inf, dtype=problem.x.dtype, device=problem.x.device
         )
@@ -345,6 +375,7 @@ class Best:
     ) -> None:
         """Keeps a candidate that reaches the goal over one that does not, then the larger value."""
         value = value.to(self.value.dtype)
+        reached = reached if self.judged else torch.zeros_like(reached)
         first = reached & ~self.reached[rows]
         better = (reached == self.reached[rows]) & (value > self.value[rows])
         taken = first | better

@@ -25,7 +25,8 @@ from notsure.core.state import undisturbed, weights_hash
 from notsure.core.target import Adversarial, Target
 from notsure.evaluation.records import SCORE, Records
 from notsure.evaluation.threats import CLEAN, Threat, threat_named
-from notsure.guard import Guard, Verdict
+from notsure.guard import Guard
+from notsure.verdict import Verdict
 
 TIE_TOLERANCE = 1e-3
 """Decisions closer than this may flip by rounding: a share of the logits' size for the class, and
@@ -146,12 +147,16 @@ class _Examiner:
 
     def description(self) -> dict[str, Any]:
         """What the guard is, for the records' meta."""
-        calibration = self.guard.calibration
+        calibration, purifier = self.guard.calibration, self.guard.purifier
+        corrector = self.guard.corrector
         return {
             "module": type(self.guard.classifier.module).__name__,
             "weights": weights_hash(self.guard.classifier.module),
             "settings": self.guard.classifier.settings(),
             "detectors": {name: d.settings() for name, d in self.guard.named_detectors()},
+            "purifier": None if purifier is None else purifier.description(),
+            "corrector": None if corrector is None else corrector.description(),
+            "rule": self.guard.rule,
             "calibration": None if calibration is None else asdict(calibration),
         }
 
@@ -246,7 +251,12 @@ class _Examiner:
         *,
         accepted: bool,
     ) -> None:
-        """What an attack claims has to be what the guard says when it looks again."""
+        """What an attack claims has to be what the guard says when it looks again.
+
+        Of a stochastic guard the claim rests on other draws than the verdict, which is what counts.
+        """
+        if self.guard.stochastic:
+            return
         fooled = verdict.prediction != self.y[rows]
         if accepted:
             fooled &= verdict.accepted

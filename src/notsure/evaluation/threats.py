@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from notsure.attacks import Attack
+from notsure.attacks import BPDA, EOT, Attack
+from notsure.attacks.problem import AUTOGRAD, GradientSource
 from notsure.core.errors import ConfigurationError
-from notsure.core.target import Target
+from notsure.core.target import Access, Target
 from notsure.guard import Guard
 
 CLEAN = "clean"
@@ -28,8 +29,21 @@ class Threat(ABC):
         """What the attacker sees of the guard."""
 
     def adapt(self, attack: Attack, guard: Guard) -> Attack:
-        """The attack as such an attacker runs it."""
+        """The attack as such an attacker runs it.
+
+        Who sees gradients goes through what declares itself hard (BPDA) and averages over chance
+        (EOT), unless the attack was given a gradient source of its own.
+        """
+        return _suited(attack, self.target(guard))
+
+
+def _suited(attack: Attack, target: Target) -> Attack:
+    if attack.needs < Access.GRADIENTS or getattr(attack, "gradient", None) != AUTOGRAD:
         return attack
+    source: GradientSource = AUTOGRAD if target.differentiable else BPDA()
+    if target.stochastic:
+        source = EOT(of=source)
+    return replace(attack, gradient=source) if source != AUTOGRAD else attack  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,7 @@ class Oblivious(Threat):
 
     def adapt(self, attack: Attack, guard: Guard) -> Attack:
         """Runs to its end."""
+        attack = super().adapt(attack, guard)
         if guard.rejects and getattr(attack, "early_stop", False):
             return replace(attack, early_stop=False)  # type: ignore[call-arg]
         return attack

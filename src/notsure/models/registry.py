@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,7 @@ from notsure.core.errors import ConfigurationError
 
 _ATTRIBUTE = "_notsure_architecture"
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}
+_WRAPPERS: set[str] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,26 +24,36 @@ class Architecture:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Registers a factory of networks under a name that users, studies and saved guards use."""
+def register(
+    name: str, *, wrapper: bool = False
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Registers a factory of networks under a name that users, studies and saved guards use.
+
+    Args:
+        name: what it is built by.
+        wrapper: whether it makes something of another architecture, which it takes as `of`.
+    """
 
     def decorate(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         _FACTORIES[name] = factory
+        if wrapper:
+            _WRAPPERS.add(name)
         return factory
 
     return decorate
 
 
 def names() -> tuple[str, ...]:
-    """The registered names, sorted."""
-    return tuple(sorted(_FACTORIES))
+    """The registered names of networks that can be built by themselves, sorted."""
+    return tuple(sorted(_FACTORIES.keys() - _WRAPPERS))
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
     """Builds an architecture by its registered name.
 
     Args:
-        name: one of `names()`, for example "resnet32".
+        name: one of `names()`, for example "resnet32"; or "randomized" or "jump_relu", which take
+            another one's name as `of` (see `notsure.models.Randomized` and `with_jump_relu`).
         **arguments: what the architecture takes; all take `num_classes`, `in_channels` and
             `size` (height = width of the images, in pixels).
 
@@ -63,7 +74,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
         module = _FACTORIES[name](**arguments)
     except TypeError as error:
         raise ConfigurationError(f"Architecture {name!r} does not take that: {error}") from error
-    object.__setattr__(module, _ATTRIBUTE, Architecture(name=name, arguments=dict(arguments)))
+    remember(module, Architecture(name=name, arguments=dict(arguments)))
     return module
 
 
@@ -71,3 +82,41 @@ def architecture_of(module: nn.Module) -> Architecture | None:
     """How the network was built, or None where it was not built by `build`."""
     found = getattr(module, _ATTRIBUTE, None)
     return found if isinstance(found, Architecture) else None
+
+
+def remember(module: nn.Module, architecture: Architecture | None) -> None:
+    """Notes on a network how it can be built again; None where nobody knows."""
+    object.__setattr__(module, _ATTRIBUTE, architecture)
+
+
+def architecture_around(name: str, module: nn.Module, **arguments: Any) -> Architecture | None:
+    """How a wrapper of this network can be built again; None where the network cannot be."""
+    inner = architecture_of(module)
+    if inner is None:
+        return None
+    return Architecture(name=name, arguments={"of": asdict(inner), **arguments})
+
+
+def build_inner(of: str | Mapping[str, Any], arguments: Mapping[str, Any]) -> nn.Module:
+    """The network that a wrapper is put around.
+
+    Args:
+        of: its registered name; or its name and arguments, as `Architecture` has them.
+        arguments: its arguments, beside a name.
+
+    Raises:
+        ConfigurationError: `of` is neither, or the arguments do not fit.
+    """
+    if isinstance(of, str):
+        return build(of, **arguments)
+    if not isinstance(of, Mapping) or set(of) != {"name", "arguments"}:
+        raise ConfigurationError(
+            f"of is the name of an architecture (one of {', '.join(names())}), or a mapping of "
+            f"its 'name' and 'arguments'; got {of!r}."
+        )
+    if arguments:
+        raise ConfigurationError(
+            f"The arguments {', '.join(arguments)} belong among those of the architecture "
+            f"{of['name']!r}: put them into of['arguments']."
+        )
+    return build(of["name"], **of["arguments"])

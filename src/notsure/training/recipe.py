@@ -27,20 +27,33 @@ class Augmentation:
         resize_crop: resize to so many pixels, crop back at random (pang B.1: 40 for 32x32
             images); 0 for none.
         flip: mirror half of the images left to right.
+        noise: standard deviation, in [0,1] pixel units, of Gaussian noise that is added last
+            (Shafahi et al. 2019, "Label smoothing and logit squeezing"; preaut 5.2). Images leave
+            [0,1] by it and are not clipped, which would shift their mean.
     """
 
     crop_padding: int = 0
     resize_crop: int = 0
     flip: bool = False
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0 or self.resize_crop < 0:
             raise ConfigurationError("crop_padding and resize_crop are pixels, at least 0.")
         if self.crop_padding and self.resize_crop:
             raise ConfigurationError("Crop after padding or after resizing, not both.")
+        if not 0 <= self.noise < math.inf:
+            raise ConfigurationError(
+                "noise is a standard deviation in [0,1] pixel units, at least 0 and finite; got "
+                f"{self.noise}. On the 0..255 scale divide it by 255."
+            )
 
     def __call__(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Augments images (B, C, H, W) in [0,1]; the generator is a CPU one."""
+        """Augments images (B, C, H, W) in [0,1]; the generator is a CPU one.
+
+        Raises:
+            ConfigurationError: `resize_crop` is smaller than the images.
+        """
         size = x.shape[-1]
         if self.resize_crop:
             if self.resize_crop < size:
@@ -55,6 +68,9 @@ class Augmentation:
         if self.flip:
             mirrored = torch.rand(len(x), generator=generator) < 0.5
             x = torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
+        if self.noise:
+            drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            x = x + self.noise * drawn.to(x.device)
         return x
 
 
