@@ -64,8 +64,8 @@ from notsure.training import (
 )
 
 OUT = Path(__file__).resolve().parents[1] / "src" / "notsure" / "defences.json"
-COUNT, EPS, STEPS, RESTARTS, SEED, FPR = 300, 0.1, 40, 5, 0, 0.05
-L2 = 0.8
+COUNT, EPS, STEPS, RESTARTS, SEED, FPR = 300, 0.15, 40, 3, 0, 0.05
+L2 = 1.0
 """The radius of the l2 ball in mixed training."""
 
 
@@ -115,7 +115,8 @@ class Workshop:
         """A trained purifier, once for all who ask."""
         if kind.__name__ not in self._purifiers:
             if kind is DefenseGAN:
-                made: Purifier = DefenseGAN(generator=self.puvae)
+                # each of an attack's passes is a search of its own
+                made: Purifier = DefenseGAN(generator=self.puvae, steps=20)
             else:
                 with seeded(SEED):
                     made = kind()
@@ -235,7 +236,7 @@ def measured(name: str, guard: Guard, split: Split) -> dict[str, Any]:
     attacks: list[Attack] = [strong]
     if guard.rejects:
         attacks += [
-            kind(eps=EPS, steps=2 * STEPS, restarts=RESTARTS)
+            kind(eps=EPS, steps=STEPS, restarts=RESTARTS)
             for kind in (OrthogonalPGD, SelectivePGD)
         ]
     adaptive = evaluate(guard, x, y, attacks=attacks, threats=["white-box"], seed=SEED)
