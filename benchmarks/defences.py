@@ -186,7 +186,7 @@ def guards() -> dict[str, Callable[[Workshop], Guard]]:
             "randomized", CrossEntropy(), architecture="randomized", of="digits_cnn", sigma=0.2
         )
     )
-    found["JumpReLU, retrofitted"] = lambda shop: shop.guard(
+    found["JumpReLU (retrofit)"] = lambda shop: shop.guard(
         retrofit(shop.base, shop.split.calibration, accuracy_loss=0.01)
     )
     for kind in (DenoisingAutoencoder, MagNet, PuVAE, DefenseGAN):

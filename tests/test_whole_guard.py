@@ -291,3 +291,17 @@ def test_few_examples_are_taken_from_all_over_the_data(classifier: ns.Classifier
     guard.fit(*blobs(103, 0), attack=FGSM(eps=0.4), examples=5, batch_size=50)
     assert guard.corrector is not None
     assert guard.corrector.fitted
+
+
+def test_the_examiner_asks_the_whole_what_becomes_of_an_attack_on_a_part(
+    classifier: ns.Classifier,
+) -> None:
+    """Images that fool the bare classifier need not fool what stands behind a purifier."""
+    x, y = blobs(30, 11)
+    for parts in ({"purifier": fitted(Shrinking(share=0.9))}, {"corrector": Always()}):
+        guard = whole(classifier, **parts)
+        records = ns.evaluate(guard, x, y, attacks=[PGD(eps=0.3)], threats=["oblivious"])
+        attacked = records.where(threat="oblivious")
+        verdict = guard.judge(PGD(eps=0.3)(classifier, x, y, seed=0).x)
+        assert attacked.column("success").any()
+        assert (attacked.column("prediction") == verdict.prediction.numpy()).mean() > 0.9

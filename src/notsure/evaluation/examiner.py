@@ -253,9 +253,12 @@ class _Examiner:
     ) -> None:
         """What an attack claims has to be what the guard says when it looks again.
 
-        Of a stochastic guard the claim rests on other draws than the verdict, which is what counts.
+        Of a stochastic guard the claim rests on other draws than the verdict, which is what counts;
+        of the bare classifier it need not hold behind a purifier or a corrector.
         """
-        if self.guard.stochastic:
+        guard = self.guard
+        between = guard.purifier is not None or guard.corrector is not None
+        if guard.stochastic or (between and not accepted):
             return
         fooled = verdict.prediction != self.y[rows]
         if accepted:

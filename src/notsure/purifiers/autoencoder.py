@@ -170,9 +170,8 @@ class Autoencoder(Reconstructor):
         ConfigurationError: noise is negative, or width is less than 1.
     """
 
-    paper = "Meng & Chen 2017; wester 3.2"
     recipe = Recipe(
-        epochs=100, batch_size=256, optimizer="adamw", learning_rate=3e-3, weight_decay=0
+        epochs=100, batch_size=64, optimizer="adamw", learning_rate=0.02, weight_decay=0
     )
 
     def __init__(

@@ -295,7 +295,7 @@ class PuVAE(Purifier):
             checkpoint=checkpoint,
             accelerator=accelerator,
         )
-        if loop.device != classifier.device:
+        if not _same(loop.device, classifier.device):
             raise ConfigurationError(
                 f"The purifier is trained on {loop.device} and the classifier is on "
                 f"{classifier.device}: move one of them, such as purifier.to(classifier.device)."
@@ -355,3 +355,8 @@ class PuVAE(Purifier):
             + self.kl_weight * terms.kl
             + self.classifier_weight * terms.classification
         )
+
+
+def _same(device: torch.device, other: torch.device) -> bool:
+    """Whether both are one device; a CPU may have a number or none."""
+    return device.type == other.type and (device.type == "cpu" or device.index == other.index)
