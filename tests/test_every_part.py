@@ -54,10 +54,10 @@ KINDS = [
 
 
 def made(kind: type[Attack]) -> Attack:
-    settings = dict(SETTINGS.get(kind.__name__, {}))
+    settings: dict[str, Any] = {**SETTINGS.get(kind.__name__, {}), "gradient": BPDA()}
     if "eps" in kind.__dataclass_fields__ and kind.__name__ != "FAB":
         settings["eps"] = 0.4
-    return kind(**settings, gradient=BPDA())
+    return kind(**settings)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from notsure.core.errors import (
     ConfigurationError,
     InputError,
     NotFittedError,
+    NotSureError,
     UnsupportedError,
 )
 from notsure.core.part import rebuilt
@@ -114,7 +116,8 @@ def test_puvaes_loss_is_the_formula() -> None:
         noise = torch.randn(len(x), SMALL["latent"]).double()
     network = PuVAE(**told, num_classes=4, shape=SHAPE).network.double()
     with torch.no_grad():
-        mean, deviation, logits = network(x, y, noise)
+        mean, deviation = network.posterior(network.look(x), y)
+        logits = network.decode(mean + deviation * noise, y)
         image = 1 / (1 + torch.exp(-logits))
         cross_entropy = -(x * image.log() + (1 - x) * (1 - image).log()).sum(dim=(1, 2, 3))
         normal = torch.distributions.Normal
@@ -558,6 +561,17 @@ def test_a_resumed_training_is_the_same_to_the_bit(kind: Any, stop_at: int, tmp_
     if kind is not MagNet:  # whose single files have numbers
         with pytest.raises(CheckpointError, match="another training"):
             other.fit(toy_data(), checkpoint=path, **settings)
+
+
+@pytest.mark.parametrize("kind", [Autoencoder, PuVAE])
+def test_a_second_training_that_fails_leaves_nothing_half_done(kind: Any) -> None:
+    purifier = fresh(kind)
+    settings: dict[str, Any] = {"classifier": toy_classifier(), "progress": False}
+    purifier.fit(toy_data(), recipe=BRIEF, **settings)
+    with pytest.raises(NotSureError, match="lower the learning rate"):
+        purifier.fit(toy_data(), recipe=replace(BRIEF, learning_rate=math.inf), **settings)
+    with pytest.raises(NotFittedError):
+        purifier(toy_data()[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
