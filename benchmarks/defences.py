@@ -247,8 +247,7 @@ def measured(name: str, guard: Guard, split: Split) -> dict[str, Any]:
     attacks: list[Attack] = [strong]
     if guard.rejects:
         attacks += [
-            kind(eps=EPS, steps=STEPS, restarts=RESTARTS)
-            for kind in (OrthogonalPGD, SelectivePGD)
+            kind(eps=EPS, steps=STEPS, restarts=RESTARTS) for kind in (OrthogonalPGD, SelectivePGD)
         ]
     adaptive = evaluate(guard, x, y, attacks=attacks, threats=["white-box"], seed=SEED)
     clean = oblivious.where(threat=CLEAN)
