@@ -18,13 +18,16 @@ from notsure.attacks import (
     APGD,
     BIM,
     DDN,
+    DLR,
     FAB,
     MIM,
     PGD,
     CarliniWagner,
+    CrossEntropy,
     DeepFool,
     HopSkipJump,
     NewtonFool,
+    Objective,
 )
 from notsure.core.state import seeded
 from tests.conftest import Digits
@@ -125,14 +128,17 @@ def test_fab(case: Any, norm: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("objective", "loss"), [(CrossEntropy(), "ce"), (DLR(), "dlr")])
 @pytest.mark.parametrize("eps", [0.05, 0.1, 0.15])
-def test_apgd(case: Any, eps: float) -> None:
+def test_apgd(case: Any, eps: float, objective: Objective, loss: str) -> None:
     peer = library("adv_lib.attacks")
     classifier, x, y = case
     with seeded(0):
-        moved = peer.apgd(classifier.module, x, y, eps=eps, norm=float("inf"), n_iter=50)
+        moved = peer.apgd(
+            classifier.module, x, y, eps=eps, norm=float("inf"), n_iter=50, loss_function=loss
+        )
     theirs = torch.isfinite(distances(classifier, x, y, moved, "linf"))
-    mine = APGD(eps=eps, steps=50)(classifier, x, y).success
+    mine = APGD(eps=eps, steps=50, objective=objective)(classifier, x, y).success
     assert int(mine.sum()) >= int(theirs.sum()) - 1
 
 
