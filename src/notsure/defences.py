@@ -152,14 +152,11 @@ def _figures_as_lines(content: Mapping[str, Any]) -> Iterator[str]:
         "clean images flagged",
         "robust accuracy, oblivious",
         "robust accuracy, adaptive",
-        "AUC, oblivious",
-        "AUC, adaptive",
     ]
     yield _row(head)
     yield "|" + "---|" * len(head)
     for row in content["rows"]:
-        cells = [row["guard"], *(_interval(row[key]) for key in _RATES)]
-        yield _row([*cells, *(_auc(row[key]) for key in ("auc_oblivious", "auc_adaptive"))])
+        yield _row([row["guard"], *(_interval(row[key]) for key in _RATES)])
 
 
 _RATES = ("clean_accuracy", "clean_flagged", "robust_oblivious", "robust_adaptive")
@@ -168,10 +165,6 @@ _RATES = ("clean_accuracy", "clean_flagged", "robust_oblivious", "robust_adaptiv
 def _interval(rate: Mapping[str, float]) -> str:
     value, low, high = (100 * rate[key] for key in ("value", "low", "high"))
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
-
-
-def _auc(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _row(cells: list[str]) -> str:
