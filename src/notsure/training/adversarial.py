@@ -145,6 +145,9 @@ class AdversarialTraining(_Adversarial):
     """
 
     paper: ClassVar[str] = "preaut eq. 6"
+    fit_cost: ClassVar[str] = (
+        "the attack's passes, F + B of its images and, unless alpha is 0, of x"
+    )
     attack: Attack = LINF
 
     def __post_init__(self) -> None:
@@ -211,6 +214,7 @@ class MixedAdversarialTraining(_Adversarial):
     """
 
     paper: ClassVar[str] = "preaut eq. 7, 8"
+    fit_cost: ClassVar[str] = "as AdversarialTraining; with max both attacks' passes and F of each"
     attacks: tuple[Attack, ...] = (LINF, L2)
     mode: Mode = "rand"
 

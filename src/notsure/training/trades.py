@@ -90,6 +90,7 @@ class Trades(TrainingObjective):
     """
 
     paper: ClassVar[str] = "Zhang et al. 2019"
+    fit_cost: ClassVar[str] = "the attack's passes, 3 F + 2 B an image and epoch"
     attack: PGD = LINF
     beta: float = 6.0
 
