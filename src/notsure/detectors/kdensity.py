@@ -37,10 +37,19 @@ def log_kernel_density(z: torch.Tensor, points: torch.Tensor, bandwidth: float) 
     for rows in torch.split(z, TILE[0]):
         doubled = 2 * scale * rows
         # |z|^2 is the same for all points, so that it waits for the end
-        sums = [torch.logsumexp(torch.addmm(size, doubled, p.T), dim=1) for p, size in tiles]
+        sums = [_log_sum_of_exponentials(torch.addmm(size, doubled, p.T)) for p, size in tiles]
         own = scale * rows.square().sum(dim=1)
         parts.append(torch.logsumexp(torch.stack(sums), dim=0) - own)
     return (torch.cat(parts) - math.log(len(points))).clamp_max(0)
+
+
+def _log_sum_of_exponentials(values: torch.Tensor) -> torch.Tensor:
+    """As `torch.logsumexp` over the columns of finite values, which it overwrites: (B, N) to (B,).
+
+    Copies of so large a matrix would take longer than the exponentials themselves.
+    """
+    largest = values.detach().amax(dim=1, keepdim=True)
+    return values.sub_(largest).exp_().sum(dim=1).log() + largest[:, 0]
 
 
 class KDensity(Detector):
