@@ -15,6 +15,10 @@ TILE = (256, 1024)
 """How many queries meet how many points at a time: what a processor's cache holds."""
 
 
+_NOTHING = -80.0
+"""What the exponential of vanishes beside 1; below it come numbers that processors are slow with."""
+
+
 def log_kernel_density(z: torch.Tensor, points: torch.Tensor, bandwidth: float) -> torch.Tensor:
     """Log of the mean over points of exp(-|z - z_i|^2 / bandwidth^2).
 
@@ -49,7 +53,8 @@ def _log_sum_of_exponentials(values: torch.Tensor) -> torch.Tensor:
     Copies of so large a matrix would take longer than the exponentials themselves.
     """
     largest = values.detach().amax(dim=1, keepdim=True)
-    return values.sub_(largest).exp_().sum(dim=1).log() + largest[:, 0]
+    shares = values.sub_(largest).clamp_min_(_NOTHING).exp_()
+    return shares.sum(dim=1).log() + largest[:, 0]
 
 
 class KDensity(Detector):
