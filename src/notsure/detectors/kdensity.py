@@ -16,7 +16,7 @@ TILE = (256, 1024)
 
 
 _NOTHING = -80.0
-"""What the exponential of vanishes beside 1; below it come numbers that processors are slow with."""
+"""Its exponential vanishes beside 1; of smaller ones processors make slow, denormal numbers."""
 
 
 def log_kernel_density(z: torch.Tensor, points: torch.Tensor, bandwidth: float) -> torch.Tensor:
