@@ -134,19 +134,18 @@ def defences(
         typer.Option("--markdown", help="As Markdown, with the deviations from the papers."),
     ] = False,
 ) -> None:
-    """List every defence: source, knobs, what it costs, and what it is worth on the digits."""
+    """List every defence: source and cost; with --markdown knobs, deviations and figures too."""
     from notsure import defences as known
 
     if markdown:
         typer.echo(known.markdown(), nl=False)
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("defence", "kind", "from", "costs once", "costs a query", "differentiable")
+    table = Table(Column("defence", no_wrap=True), "kind", "from", "costs a query")
     for one in known.catalogue():
-        cells = (one.name, one.kind, one.paper, one.fit_cost, one.query_cost, one.differentiable)
-        table.add_row(*cells)
+        table.add_row(one.name, one.kind, one.paper, one.query_cost)
     Console().print(table)
 
 
