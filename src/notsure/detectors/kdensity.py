@@ -9,6 +9,7 @@ import torch
 
 from notsure.core.errors import ConfigurationError, InputError
 from notsure.detectors.base import Detector
+from notsure.detectors.neighbours import evenly
 from notsure.observation import Observation
 
 TILE = (256, 1024)
@@ -136,10 +137,7 @@ class KDensity(Detector):
                     f"KDensity needs training points of every class; class {number} of "
                     f"{num_classes} has none. Fit on data in which each class occurs."
                 )
-            if self.max_points is not None and len(of_class) > self.max_points:
-                taken = torch.linspace(0, len(of_class) - 1, self.max_points).round().long()
-                of_class = of_class[taken.to(of_class.device)]
-            classes.append(of_class)
+            classes.append(evenly(of_class, self.max_points))
         sizes = torch.tensor([0, *(len(of_class) for of_class in classes)])
         self.points = torch.cat(classes).clone()
         self.offsets = sizes.cumsum(0)

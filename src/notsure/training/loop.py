@@ -79,8 +79,8 @@ class Step:
         """The network's answer to images, in the recipe's precision, as float32 (or as `x`)."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             answer = self.network(x.contiguous(memory_format=torch.channels_last))
-        lossless: torch.Tensor = answer.to(x.dtype)
-        return lossless
+        in_full: torch.Tensor = answer.to(x.dtype)
+        return in_full
 
 
 Loss = Callable[[Step], tuple[torch.Tensor, float]]
