@@ -41,7 +41,7 @@ from notsure.detectors import (
     ReconstructionError,
 )
 from notsure.evaluation import Records
-from notsure.evaluation.metrics import Rate, wilson
+from notsure.evaluation.intervals import Rate, wilson
 from notsure.evaluation.threats import CLEAN
 from notsure.purifiers import DefenseGAN, DenoisingAutoencoder, MagNet, Purifier, PuVAE
 from notsure.training import (

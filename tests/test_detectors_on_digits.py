@@ -26,7 +26,7 @@ from notsure.detectors import (
     ProbabilityDivergence,
     ReconstructionError,
 )
-from notsure.evaluation.metrics import area_under_roc
+from notsure.evaluation.intervals import area_under_roc
 from tests.conftest import Digits
 from tests.toy_detectors import PrincipalComponents
 

@@ -9,7 +9,7 @@ import csv
 from pathlib import Path
 
 from notsure.evaluation import Records, detection, robustness
-from notsure.evaluation.metrics import wilson
+from notsure.evaluation.intervals import wilson
 from notsure.evaluation.threats import CLEAN
 from notsure.report.formatting import area_text, rate_short
 

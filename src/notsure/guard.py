@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from notsure.correctors.base import Corrector
 from notsure.data import Images
 from notsure.data.stream import Stream
 from notsure.detectors.base import Detector
-from notsure.fitting import fit_parts
+from notsure.fitting import fit_parts, learners_of
 from notsure.guard_files import Contents, load_contents, save_contents
 from notsure.observation import Observation
 from notsure.purifiers.base import Purifier
@@ -80,6 +80,7 @@ class Guard(nn.Module):
         self.detectors = nn.ModuleDict(_named(detectors))
         self.calibration: Calibration | None = None
         self.seen: dict[str, torch.Tensor] = {}
+        self.fitted_on: dict[str, Any] | None = None
         self._needs_features = any(d.needs_features for _, d in self.named_detectors())
 
     def named_detectors(self) -> list[tuple[str, Detector]]:
@@ -156,6 +157,9 @@ class Guard(nn.Module):
         self.classifier.check(stream.sample())
         fit_parts(self, stream, attack, examples=examples, batch_size=batch_size, shown=progress)
         self.seen = {"fit": stream.content_keys().sort().values}
+        learners = learners_of([part for _, part in self.named_detectors()], self.corrector)
+        taught = attack if learners else None
+        self.fitted_on = None if taught is None else {"name": taught.name, **taught.settings()}
         self.calibration = None
         return self
 
@@ -220,6 +224,11 @@ class Guard(nn.Module):
         self.calibration = calibrated(scores, fpr, len(stream), self.rule)
         self.seen["calibration"] = keys.sort().values
         return self
+
+    def overlap(self, x: torch.Tensor) -> dict[str, int]:
+        """How many of images (N, C, H, W) in [0,1] it was fitted and calibrated on."""
+        keys = content_keys(x).cpu()
+        return {part: int(torch.isin(keys, seen).sum()) for part, seen in self.seen.items()}
 
     def refuse_seen(self, x: torch.Tensor, doing: str) -> None:
         """Refuses images that the guard was fitted or calibrated on; warns of a few strays.
@@ -358,6 +367,7 @@ class Guard(nn.Module):
             rule=self.rule,
             calibration=self.calibration,
             seen=self.seen,
+            fitted_on=self.fitted_on,
         )
         return save_contents(contents, folder)
 
@@ -382,6 +392,7 @@ class Guard(nn.Module):
             rule=contents.rule,
         ).to(contents.classifier.device)
         guard.calibration, guard.seen = contents.calibration, contents.seen
+        guard.fitted_on = contents.fitted_on
         return guard.eval()
 
 

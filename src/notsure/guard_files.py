@@ -40,6 +40,7 @@ class Contents:
         rule: how the detectors are combined.
         calibration: the thresholds; None for a guard without detectors that was not calibrated.
         seen: content keys of the images that it was fitted and calibrated on.
+        fitted_on: the attack that its parts learnt from, with its settings, if any.
     """
 
     classifier: Classifier
@@ -49,6 +50,7 @@ class Contents:
     rule: Rule
     calibration: Calibration | None
     seen: dict[str, torch.Tensor]
+    fitted_on: dict[str, Any] | None
 
 
 def save_contents(contents: Contents, folder: str | Path) -> Path:
@@ -85,6 +87,7 @@ def save_contents(contents: Contents, folder: str | Path) -> Path:
             "corrector": None if contents.corrector is None else contents.corrector.description(),
             "rule": contents.rule,
             "calibration": None if contents.calibration is None else asdict(contents.calibration),
+            "fitted_on": contents.fitted_on,
             "files": {name: _digest(folder / name) for name in files},
         },
     )
@@ -129,6 +132,7 @@ def load_contents(folder: str | Path, classifier: Classifier | None) -> Contents
             rule=content["rule"],
             calibration=None if calibration is None else Calibration(**calibration),
             seen=under("seen.", tensors),
+            fitted_on=content.get("fitted_on"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

@@ -37,6 +37,26 @@ class Verdict:
     def __len__(self) -> int:
         return len(self.label)
 
+    def select(self, rows: slice) -> Verdict:
+        """What it says of some of the images."""
+        parts = {name: value for name, value in vars(self).items() if name != "scores"}
+        return Verdict(
+            scores={name: score[rows] for name, score in self.scores.items()},
+            **{name: value[rows] for name, value in parts.items()},
+        )
+
+    def replaced(self, rows: torch.Tensor, by: Verdict) -> Verdict:
+        """The same but for some rows, int64 (R,), of which another verdict tells."""
+
+        def put(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+            return old.clone().index_copy_(0, rows, new)
+
+        parts = {name: value for name, value in vars(self).items() if name != "scores"}
+        return Verdict(
+            scores={name: put(score, by.scores[name]) for name, score in self.scores.items()},
+            **{name: put(value, getattr(by, name)) for name, value in parts.items()},
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Opinion:

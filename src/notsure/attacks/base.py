@@ -327,6 +327,7 @@ def judged(problem: Problem, proposal: torch.Tensor, budget: Budget | None) -> A
         queries=problem.queries,
         gradients=problem.gradients,
         dead_gradients=problem.dead_gradients,
+        non_finite_gradients=problem.non_finite_gradients,
     )
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from notsure.attacks.base import Budget, GradientAttack
+from notsure.attacks.base import Budget, GradientAttack, into
 from notsure.attacks.geometry import Norm, norm_named
 from notsure.attacks.goals import Goal, LeastLikely, NextLikely, check_kappa
 from notsure.attacks.objectives import Objective
 from notsure.attacks.problem import Ascent, Best, Problem, objective_for
-from notsure.core.checks import parse_size
+from notsure.core.checks import content_keys, parse_size
 from notsure.core.errors import ConfigurationError
+from notsure.core.randomness import Streams
 from notsure.core.target import Access
 
 
@@ -285,6 +286,15 @@ class RandomNoise(SteepestAscent):
     def fewest_steps(self) -> int:
         """0: it takes none."""
         return 0
+
+    def noisy(self, x: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
+        """One noisy version of each image (B, C, H, W) in [0,1], whether it fools anybody or not.
+
+        It depends on the image and the seed alone.
+        """
+        streams = Streams.of(content_keys(x), seed)
+        noise = self.geometry.random_point(streams, x, self.radius)
+        return into(self.budget, x + noise, x)
 
 
 @dataclass(frozen=True, kw_only=True)

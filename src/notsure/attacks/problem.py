@@ -106,6 +106,7 @@ class Problem:
         queries: forward passes per sample (B,).
         gradients: backward passes per sample (B,).
         dead_gradients: backward passes whose gradient was zero or not finite, per sample (B,).
+        non_finite_gradients: those of them that were not finite, per sample (B,).
     """
 
     judged: ClassVar[bool] = True
@@ -126,6 +127,7 @@ class Problem:
     queries: torch.Tensor = field(init=False)
     gradients: torch.Tensor = field(init=False)
     dead_gradients: torch.Tensor = field(init=False)
+    non_finite_gradients: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self._start_counting()
@@ -144,7 +146,8 @@ class Problem:
 
     def _start_counting(self) -> None:
         count = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
-        self.queries, self.gradients, self.dead_gradients = count, count.clone(), count.clone()
+        self.queries, self.gradients = count, count.clone()
+        self.dead_gradients, self.non_finite_gradients = count.clone(), count.clone()
 
     @property
     def draws(self) -> int:
@@ -164,7 +167,8 @@ class Problem:
         part.streams, part.clean = self.streams.select(rows), self.clean.select(rows)
         part.untouched, part.source, part.query_budget = self.untouched[rows], source, budget
         zero = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        part.queries, part.gradients, part.dead_gradients = zero, zero.clone(), zero.clone()
+        part.queries, part.gradients = zero, zero.clone()
+        part.dead_gradients, part.non_finite_gradients = zero.clone(), zero.clone()
         return part
 
     def absorb(self, part: Problem, rows: torch.Tensor) -> None:
@@ -172,6 +176,7 @@ class Problem:
         self.queries[rows] += part.queries
         self.gradients[rows] += part.gradients
         self.dead_gradients[rows] += part.dead_gradients
+        self.non_finite_gradients[rows] += part.non_finite_gradients
 
     def left(self, rows: torch.Tensor) -> torch.Tensor:
         """How many answers each of these rows may still ask for, int64 (R,)."""
@@ -245,6 +250,7 @@ class Problem:
         if not bool(finite.all()):
             mask = finite.view(*finite.shape, *([1] * (gradient.ndim - finite.ndim)))
             gradient = torch.where(mask, gradient, 0)
+            self.non_finite_gradients[rows] += (~finite).long().view(len(rows), -1).sum(dim=1)
         self.queries[rows] += 1
         passes = 1 if value.ndim == 1 else value.shape[1]
         self.gradients[rows] += passes

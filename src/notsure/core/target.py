@@ -120,6 +120,7 @@ class Adversarial:
             clean image included; the framework's own judging comes on top.
         gradients: int64 (B,), backward passes spent on the sample.
         dead_gradients: int64 (B,), how many of these were zero or not finite.
+        non_finite_gradients: int64 (B,), how many of these were not finite.
     """
 
     x: torch.Tensor
@@ -128,6 +129,7 @@ class Adversarial:
     queries: torch.Tensor
     gradients: torch.Tensor
     dead_gradients: torch.Tensor
+    non_finite_gradients: torch.Tensor
 
     def robust_accuracy(self, radii: Sequence[float], norm: str = "l2") -> torch.Tensor:
         """The share of samples that nobody within each radius has fooled, (len(radii),).
@@ -158,4 +160,5 @@ class Adversarial:
             queries=torch.cat([part.queries for part in parts]),
             gradients=torch.cat([part.gradients for part in parts]),
             dead_gradients=torch.cat([part.dead_gradients for part in parts]),
+            non_finite_gradients=torch.cat([part.non_finite_gradients for part in parts]),
         )

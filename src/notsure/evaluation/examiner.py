@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 import notsure
-from notsure.attacks import Attack
+from notsure.attacks import Attack, distill
 from notsure.classifier import Classifier
-from notsure.core.checks import check_labels, parse_size
-from notsure.core.errors import (
-    ConfigurationError,
-    NotFittedError,
-    UnsupportedError,
-    VerificationError,
-)
+from notsure.core.checks import content_keys
+from notsure.core.errors import ConfigurationError
 from notsure.core.progress import progress_bar
-from notsure.core.state import undisturbed, weights_hash
-from notsure.core.target import Adversarial, Target
-from notsure.evaluation.records import SCORE, Records
-from notsure.evaluation.threats import CLEAN, Threat, threat_named
+from notsure.core.state import tensors_hash, weights_hash
+from notsure.core.target import Target
+from notsure.evaluation.controls import with_noise
+from notsure.evaluation.examination import Examination
+from notsure.evaluation.plan import Job, Plan, crossed, description, jobs_of
+from notsure.evaluation.records import FORMAT, Records
+from notsure.evaluation.run_folder import RunFolder, fingerprint
+from notsure.evaluation.suites import DISTILLED, VERSION, check_suite, suite_plan
+from notsure.evaluation.threats import NAMES, Threat, TransferFrom, threat_named
 from notsure.guard import Guard
-from notsure.verdict import Verdict
+from notsure.views import ScoresOnly
 
-TIE_TOLERANCE = 1e-3
-"""Decisions closer than this may flip by rounding: a share of the logits' size for the class, and
-of the distance from clean median to threshold for the rejection."""
+Substitutes = Mapping[str, Target | nn.Module]
 
-
-_Shared = dict[tuple[int, str, int], tuple[Adversarial, float]]
-"""What attacks on a classifier found, by (target, attack, first row), for all guards around it."""
+_ROUNDS = 2
+"""How often the images are augmented that a suite's substitute is taught with."""
 
 
 def evaluate(
@@ -42,272 +40,297 @@ def evaluate(
     x: torch.Tensor,
     y: torch.Tensor,
     *,
-    attacks: Sequence[Attack],
-    threats: Sequence[str | Threat] = ("oblivious", "white-box"),
+    attacks: Sequence[Attack] | Mapping[str, Sequence[Attack]] | None = None,
+    threats: str | Sequence[str | Threat] | None = None,
+    suite: str | None = None,
     eps: Sequence[float | str] | None = None,
+    norm: str = "linf",
+    substitutes: Substitutes | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     batch_size: int = 256,
     data: str = "",
     class_names: Sequence[str] | None = None,
     illustrated: int = 12,
     embedded: int = 1000,
+    probes: int = 100,
+    controlled: int = 1000,
+    out: str | Path | None = None,
     progress: bool = False,
 ) -> Records:
     """Attacks guards under threats and records what happened to every image.
 
-    Every adversarial image is judged by the guard, whatever the attack was shown, and judged again
-    at another batch size; decisions that differ by more than rounding are an error.
+    Either a suite chooses the attacks by what each guard is (`threats="all", suite="quick"`), or
+    `attacks` are given. Every adversarial image is judged by the guard, whatever the attack was
+    shown, and judged again at another batch size; decisions that differ by more than rounding are
+    an error. Guards around the same classifier share the attacks that see no more than that.
 
     Args:
         guard: a calibrated guard, several by name, or a bare classifier.
         x: test images (N, C, H, W) in [0,1], which no guard was fitted or calibrated on.
         y: their labels (N,).
-        attacks: what attacks them.
-        threats: what the attacker knows: "oblivious", "white-box", or Threat objects.
-        eps: budgets to run each bounded attack with, in place of its own.
+        attacks: what attacks them, under every threat, or by the name of the threat.
+        threats: what the attacker knows: "all", names of `notsure.evaluation.threats.NAMES`, or
+            Threat objects. By default all that a suite has; with `attacks` given "oblivious" and
+            "white-box", and "transfer" where there are substitutes.
+        suite: "quick", "standard" or "full"; by default "standard" where no attacks are given.
+        eps: budgets to run each bounded attack with, in place of its own. A suite needs them.
+        norm: of a suite's budgets, "linf" or "l2".
+        substitutes: by name, what transfers are made from. A suite adds one that is distilled
+            from each guard's answers about `x` ("distilled").
+        parameters: by guard, what it was made with, for heat maps: {"RCE": {"lambda": 0.1}}.
         seed: of the attacks.
         batch_size: how many images are attacked at a time.
         data: the name of the data, for the report.
         class_names: the names of the classes, for the report.
         illustrated: of how many images the pixels are kept, for the report.
         embedded: of how many clean images the features are kept, for the report.
+        probes: how many images are attacked once more for the flags alone (see
+            `notsure.evaluation.plan`); 0 for none.
+        controlled: for how many images scores that know nothing are kept beside the detectors'.
+        out: a folder. Records are written there as they come; the same call goes on with a run
+            that was interrupted, and reads one that is over.
         progress: whether to show progress bars.
 
     Returns:
         One record per image for the clean image, and one per image x attack x eps x threat.
 
     Raises:
-        ConfigurationError: there is no attack or threat, or two are the same.
+        CheckpointError: the folder holds another run, or is damaged.
+        ConfigurationError: there is no attack or threat, or two are the same, or both a suite and
+            attacks are given.
         InputError: images or labels are not what they have to be, or were used before.
         NotFittedError: a guard is not calibrated.
+        UnsupportedError: an attack does not apply to what a threat shows.
         VerificationError: a result did not hold when it was judged again.
     """
     guards = _guards(guard)
-    runs = [threat_named(threat) for threat in threats]
-    variants = _variants(attacks, eps)
-    if not runs:
-        raise ConfigurationError("There is no threat: give 'oblivious', 'white-box' or both.")
-    if len({threat.name for threat in runs}) < len(runs):
-        raise ConfigurationError("A threat is given twice: give each once.")
-    shared: _Shared = {}
-    examiners = {
-        name: _Examiner(name, one, x, y, seed, batch_size, shared) for name, one in guards.items()
+    made_with = _parameters(parameters or {}, guards)
+    examinations = {
+        name: Examination(
+            name,
+            one,
+            x,
+            y,
+            seed=seed,
+            batch_size=batch_size,
+            illustrated=illustrated,
+            controlled=controlled,
+            parameters=made_with.get(name, {}),
+        )
+        for name, one in guards.items()
     }
-    total = len(x) * len(guards) * len(runs) * len(variants)
-    batches: list[dict[str, Any]] = []
-    with progress_bar("attacking", total, shown=progress) as advance:
-        for examiner in examiners.values():
-            batches.append(examiner.clean_columns(illustrated, embedded))
-            for threat in runs:
-                for attack in variants:
-                    batches.extend(examiner.attack_columns(threat, attack, illustrated, advance))
-    meta = {
+    wanted = _Wanted(attacks, threats, suite, eps, norm, substitutes or {})
+    jobs = {
+        name: jobs_of(one, wanted.plan_for(name, one, examinations[name].x, seed), probes)
+        for name, one in guards.items()
+    }
+    for name, one in guards.items():
+        for job in jobs[name]:
+            job.attack.require(job.threat.target(one))
+    names = sorted({j.threat.name for own in jobs.values() for j in own}, key=_order)
+    meta: dict[str, Any] = {
+        "format": FORMAT,
         "notsure": notsure.__version__,
         "torch": torch.__version__,
         "data": data,
         "count": len(x),
+        "images": fingerprint({"keys": tensors_hash({"keys": content_keys(x).cpu()})}),
         "image_shape": list(x.shape[1:]),
         "class_names": [str(name) for name in class_names or []],
         "seed": seed,
-        "threats": [threat.name for threat in runs],
-        "guards": {name: examiner.description() for name, examiner in examiners.items()},
-        "attacks": {
-            attack.identity: {"name": attack.name, **attack.settings()}
-            for examiner in examiners.values()
-            for attack in examiner.ran
-        },
+        "suite": None if wanted.suite is None else {"name": wanted.suite, "version": VERSION},
+        "threats": names,
+        "includes": {j.threat.name: list(j.threat.includes) for own in jobs.values() for j in own},
+        "substitutes": wanted.description(),
+        "probed": min(probes, len(x)),
+        "guards": {name: one.description() for name, one in examinations.items()},
+        "attacks": description([job for own in jobs.values() for job in own]),
     }
-    return Records.of(batches, meta)
+    run = _Run(examinations, jobs, meta, batch_size, embedded, seed)
+    if out is None:
+        return Records.joined(list(run.parts(None, progress)), meta)
+    told = {
+        "batch_size": batch_size,
+        "illustrated": illustrated,
+        "embedded": embedded,
+        "controlled": controlled,
+        "jobs": {name: [list(job.identity) for job in own] for name, own in jobs.items()},
+    }
+    folder = RunFolder(out, meta | told)
+    if folder.finished:
+        return folder.records()
+    records = Records.joined(list(run.parts(folder, progress)), meta)
+    folder.finish(records)
+    return records
 
 
-class _Examiner:
-    """One guard under examination."""
+class _Wanted:
+    """What the caller asked for."""
 
     def __init__(
         self,
-        name: str,
-        guard: Guard,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        seed: int,
-        batch_size: int,
-        shared: _Shared,
+        attacks: Sequence[Attack] | Mapping[str, Sequence[Attack]] | None,
+        threats: str | Sequence[str | Threat] | None,
+        suite: str | None,
+        eps: Sequence[float | str] | None,
+        norm: str,
+        substitutes: Substitutes,
     ) -> None:
-        if guard.rejects and guard.calibration is None:
-            raise NotFittedError(
-                f"The guard {name!r} is not calibrated: call .calibrate(x_clean, fpr=0.01) first."
+        if attacks is not None and (suite is not None or threats == "all"):
+            raise ConfigurationError(
+                "A suite and threats='all' choose the attacks themselves: leave attacks out, or "
+                "name the threats that they are to be run under."
             )
-        self.name, self.guard, self.seed, self.batch_size = name, guard, seed, batch_size
-        self.shared = shared
-        self.x = guard.classifier.check(x)
-        self.y = check_labels(y, count=len(x)).to(self.x.device)
-        guard.refuse_seen(self.x, "testing")
-        self.clean, self.clean_ties = self._verdict(self.x)
-        self.ran: list[Attack] = []
+        if isinstance(threats, str) and threats != "all":
+            raise ConfigurationError(f"threats is 'all' or a list, such as [{threats!r}].")
+        self.suite = check_suite(suite or "standard") if attacks is None else None
+        self.attacks, self.eps, self.norm = attacks, eps, norm
+        self.substitutes = substitutes
+        self.threats = threats
+        self.distilled: dict[str, float] = {}
+
+    def plan_for(self, name: str, guard: Guard, x: torch.Tensor, seed: int) -> Plan:
+        """What is run against a guard."""
+        if self.suite is None:
+            return crossed(self._threats(), self.attacks or (), self.eps)
+        chosen = NAMES if self.threats in (None, "all") else self._names()
+        substitutes = dict(self.substitutes)
+        if TransferFrom.name in chosen:
+            taught = distill(ScoresOnly(guard), x, rounds=_ROUNDS, seed=seed)
+            substitutes[DISTILLED] = taught.classifier
+            self.distilled[f"{DISTILLED} from {name}"] = taught.agreement
+        return suite_plan(
+            guard,
+            self.suite,
+            self.eps or (),
+            norm=self.norm,
+            threats=chosen,
+            substitutes=substitutes,
+        )
+
+    def _names(self) -> list[str]:
+        given = [one for one in self.threats or () if not isinstance(one, str)]
+        if given:
+            raise ConfigurationError(
+                "A suite takes the names of threats; substitutes are given by substitutes={...}."
+            )
+        return [str(one) for one in self.threats or ()]
+
+    def _threats(self) -> list[Threat]:
+        threats = self.threats
+        if threats is None:
+            carried = [TransferFrom.name] if self.substitutes else []
+            threats = ["oblivious", "white-box", *carried]
+        found: list[Threat] = []
+        for one in threats:
+            if one == TransferFrom.name and self.substitutes:
+                found += [TransferFrom(by, called) for called, by in self.substitutes.items()]
+            else:
+                found.append(threat_named(one))
+        return found
 
     def description(self) -> dict[str, Any]:
-        """What the guard is, for the records' meta."""
-        calibration, purifier = self.guard.calibration, self.guard.purifier
-        corrector = self.guard.corrector
-        return {
-            "module": type(self.guard.classifier.module).__name__,
-            "weights": weights_hash(self.guard.classifier.module),
-            "settings": self.guard.classifier.settings(),
-            "detectors": {name: d.settings() for name, d in self.guard.named_detectors()},
-            "purifier": None if purifier is None else purifier.description(),
-            "corrector": None if corrector is None else corrector.description(),
-            "rule": self.guard.rule,
-            "calibration": None if calibration is None else asdict(calibration),
+        """The substitutes for the records' meta: their weights, or how well they were taught."""
+        given: dict[str, Any] = {
+            name: weights_hash(one) if isinstance(one, nn.Module) else type(one).__name__
+            for name, one in self.substitutes.items()
         }
+        return given | {name: {"agreement": share} for name, share in self.distilled.items()}
 
-    def _verdict(self, x: torch.Tensor) -> tuple[Verdict, torch.Tensor]:
-        """Judges twice, at two batch sizes and in full precision, and tells the ties."""
-        with torch.autocast(x.device.type, enabled=False):
-            verdict = self.guard.judge(x, batch_size=self.batch_size)
-            other_size = min(self.batch_size, len(x)) // 2 + 1
-            again = self.guard.judge(x, batch_size=other_size)
-        tie = verdict.margin < TIE_TOLERANCE
-        if self.guard.rejects:
-            tie |= verdict.rejection.abs() < TIE_TOLERANCE
-        differs = (verdict.label != again.label) & ~tie
-        if bool(differs.any()):
-            raise VerificationError(
-                f"{int(differs.sum())} of {len(x)} verdicts of the guard {self.name!r} changed "
-                "when the images were judged at another batch size: the network's answers depend "
-                "on the batch or on chance."
-            )
-        return again, tie
 
-    def clean_columns(self, illustrated: int, embedded: int) -> dict[str, Any]:
-        """The records of the clean images."""
-        everything = slice(0, len(self.x))
-        zero = torch.zeros(len(self.x), dtype=torch.int64)
-        columns = self._columns(everything, self.clean, self.clean_ties)
-        columns |= dict.fromkeys(("l0", "l1", "l2", "linf", "seconds"), zero.float().numpy())
-        columns |= dict.fromkeys(("queries", "gradients", "dead_gradients"), zero.numpy())
-        columns |= {
-            "threat": [CLEAN] * len(self.x),
-            "attack": ["none"] * len(self.x),
-            "eps": [0.0] * len(self.x),
-            "success": zero.bool().numpy(),
-            "image": self._images(self.x, 0, illustrated),
-            "features": self._features(embedded),
-        }
-        return columns
+@dataclass(frozen=True)
+class _Task:
+    """An attack on a target, and the guards for which the same images count."""
 
-    def attack_columns(
-        self, threat: Threat, attack: Attack, illustrated: int, advance: Callable[[int, str], None]
-    ) -> list[dict[str, Any]]:
-        """The records of one attack under one threat."""
-        attack = threat.adapt(attack, self.guard)
-        self.ran.append(attack)
-        target = threat.target(self.guard)
-        budget = attack.budget
-        columns = []
-        for start in range(0, len(self.x), self.batch_size):
-            rows = slice(start, min(start + self.batch_size, len(self.x)))
-            found, seconds = self._attacked(attack, target, rows)
-            verdict, ties = self._verdict(found.x)
-            self._confirm(attack, found, verdict, ties, rows, accepted=target is self.guard)
-            count = len(found.x)
-            part = self._columns(rows, verdict, ties)
-            part |= {norm: value.float().cpu().numpy() for norm, value in found.distance.items()}
-            part |= {
-                "threat": [threat.name] * count,
-                "attack": [attack.name] * count,
-                "attack_id": [attack.identity] * count,
-                "norm": [None if budget is None else budget.norm.name] * count,
-                "eps": [None if budget is None else budget.eps] * count,
-                "success": found.success.cpu().numpy(),
-                "queries": found.queries.cpu().numpy(),
-                "gradients": found.gradients.cpu().numpy(),
-                "dead_gradients": found.dead_gradients.cpu().numpy(),
-                "seconds": [seconds] * count,
-                "image": self._images(found.x, start, illustrated),
-            }
-            columns.append(part)
-            advance(count, f"{self.name}: {threat.name} {attack.name}")
-        return columns
+    members: tuple[tuple[str, Job], ...]
+    count: int
 
-    def _attacked(self, attack: Attack, target: Target, rows: slice) -> tuple[Adversarial, float]:
-        """The attack's results and its seconds per image; run once for guards that share both."""
-        key = (id(target), attack.identity, rows.start)
-        if key in self.shared:
-            return self.shared[key]
-        began = time.perf_counter()
-        found = attack(target, self.x[rows], self.y[rows], seed=self.seed)
-        result = (found, (time.perf_counter() - began) / len(found.x))
-        if target is not self.guard:
-            self.shared[key] = result
-        return result
 
-    def _confirm(
+class _Run:
+    """All that is to be done, in parts that are written one by one."""
+
+    def __init__(
         self,
-        attack: Attack,
-        found: Adversarial,
-        verdict: Verdict,
-        ties: torch.Tensor,
-        rows: slice,
-        *,
-        accepted: bool,
+        examinations: Mapping[str, Examination],
+        jobs: Mapping[str, Sequence[Job]],
+        meta: Mapping[str, Any],
+        batch_size: int,
+        embedded: int,
+        seed: int,
     ) -> None:
-        """What an attack claims has to be what the guard says when it looks again.
+        self.examinations, self.meta = examinations, meta
+        self.batch_size, self.embedded, self.seed = batch_size, embedded, seed
+        self.tasks = self._tasks(jobs)
 
-        Of a stochastic guard the claim rests on other draws than the verdict, which is what counts;
-        of the bare classifier it need not hold behind a purifier or a corrector.
-        """
-        guard = self.guard
-        between = guard.purifier is not None or guard.corrector is not None
-        if guard.stochastic or (between and not accepted):
-            return
-        fooled = verdict.prediction != self.y[rows]
-        if accepted:
-            fooled &= verdict.accepted
-        false = found.success & ~fooled & ~ties
-        if bool(false.any()):
-            raise VerificationError(
-                f"{int(false.sum())} images that {attack.name} reports as successful do not fool "
-                f"the guard {self.name!r} when they are judged again."
-            )
-
-    def _columns(self, rows: slice, verdict: Verdict, ties: torch.Tensor) -> dict[str, Any]:
-        count = len(verdict)
-        columns: dict[str, Any] = {
-            "guard": [self.name] * count,
-            "seed": [self.seed] * count,
-            "index": list(range(rows.start, rows.start + count)),
-            "y": self.y[rows].int().cpu().numpy(),
-            "clean_prediction": self.clean.prediction[rows].int().cpu().numpy(),
-            "clean_accepted": self.clean.accepted[rows].cpu().numpy(),
-            "prediction": verdict.prediction.int().cpu().numpy(),
-            "accepted": verdict.accepted.cpu().numpy(),
-            "tie": ties.cpu().numpy(),
-        }
-        if self.guard.rejects:
-            columns["rejection"] = verdict.rejection.float().cpu().numpy()
-        for name, score in verdict.scores.items():
-            columns[SCORE + name] = score.float().cpu().numpy()
-        return columns
-
-    def _images(self, x: torch.Tensor, start: int, illustrated: int) -> list[Any]:
-        flat = x.float().cpu().flatten(1)
+    def _tasks(self, jobs: Mapping[str, Sequence[Job]]) -> list[_Task]:
+        """Guards before which an attacker sees the same share what such an attacker finds."""
+        shared: dict[tuple[Any, ...], list[tuple[str, Job]]] = {}
+        for name, own in jobs.items():
+            guard = self.examinations[name].guard
+            for job in own:
+                told = job.threat.sees_verdict
+                seen = name if told else id(job.threat.target(guard))
+                shared.setdefault((seen, *job.identity), []).append((name, job))
+        count, probed = self.meta["count"], self.meta["probed"]
         return [
-            row.numpy() if start + offset < illustrated else None for offset, row in enumerate(flat)
+            _Task(tuple(members), count if members[0][1].probe is None else probed)
+            for members in shared.values()
         ]
 
-    def _features(self, embedded: int) -> list[Any]:
-        count = min(embedded, len(self.x))
-        if count == 0:
-            return [None] * len(self.x)
-        parts = torch.split(self.x[:count], self.batch_size)
-        classifier = self.guard.classifier
-        try:
-            with undisturbed(self.guard, self.x.device), torch.inference_mode():
-                features = torch.cat([classifier.logits_and_features(p)[1].cpu() for p in parts])
-        except UnsupportedError:
-            # of a bare classifier without named features the report shows none
-            return [None] * len(self.x)
-        return [*features.float().numpy(), *([None] * (len(self.x) - count))]
+    def parts(self, folder: RunFolder | None, shown: bool) -> Iterator[Records]:
+        """The records part by part: those of the clean images, then task by task."""
+        total = sum(task.count * len(task.members) for task in self.tasks)
+        number = 0
+        with progress_bar("attacking", total, shown=shown) as advance:
+            for examination in self.examinations.values():
+                for rows in self._batches(self.meta["count"]):
+                    columns = examination.clean_columns(rows, self.embedded)
+                    yield Records.of([columns], self.meta)
+            for task in self.tasks:
+                for rows in self._batches(task.count):
+                    number += 1
+                    part = self._part(folder, number, task, rows)
+                    name, job = task.members[-1]
+                    worst = self.examinations[name].worst
+                    advance(
+                        len(part),
+                        f"{name}: {job.threat.name} {job.attack.name}; left so far {worst:.1%}",
+                    )
+                    yield part
+
+    def _batches(self, count: int) -> Iterator[slice]:
+        for start in range(0, count, self.batch_size):
+            yield slice(start, min(start + self.batch_size, count))
+
+    def _part(self, folder: RunFolder | None, number: int, task: _Task, rows: slice) -> Records:
+        if folder is not None and folder.has(number):
+            part = folder.read(number)
+            for name, _ in task.members:
+                self.examinations[name].remember(part.where(guard=name), rows)
+            return part
+        name, job = task.members[0]
+        first = self.examinations[name]
+        target = job.threat.target(first.guard)
+        began = time.perf_counter()
+        found = job.attack(target, first.x[rows], first.y[rows], seed=self.seed)
+        seconds = (time.perf_counter() - began) / len(found.x)
+        if not job.threat.sees_verdict:
+            found = with_noise(job.attack, found, first.x[rows], self.seed)
+        part = Records.of(
+            [
+                self.examinations[name].columns_of(job, found, seconds, rows)
+                for name, job in task.members
+            ],
+            self.meta,
+        )
+        if folder is not None:
+            folder.write(number, part)
+        return part
+
+
+def _order(threat: str) -> int:
+    return NAMES.index(threat) if threat in NAMES else -1
 
 
 def _guards(guard: Guard | Classifier | nn.Module | Mapping[str, Guard]) -> dict[str, Guard]:
@@ -320,20 +343,13 @@ def _guards(guard: Guard | Classifier | nn.Module | Mapping[str, Guard]) -> dict
     return {"guard" if guard.rejects else "classifier": guard}
 
 
-def _variants(attacks: Sequence[Attack], eps: Sequence[float | str] | None) -> list[Attack]:
-    variants: list[Attack] = []
-    for attack in attacks:
-        if not isinstance(attack, Attack):
+def _parameters(
+    parameters: Mapping[str, Mapping[str, Any]], guards: Mapping[str, Guard]
+) -> dict[str, dict[str, Any]]:
+    for name in parameters:
+        if name not in guards:
             raise ConfigurationError(
-                f"{attack!r} is no attack: give instances such as notsure.attacks.PGD(eps=0.3)."
+                f"There are parameters of {name!r}, which is none of the guards: "
+                f"{', '.join(guards)}."
             )
-        with_eps = getattr(attack, "with_eps", None)
-        if eps is not None and attack.budget is not None and with_eps is not None:
-            variants.extend(with_eps(parse_size(one, what="eps")) for one in eps)
-        else:
-            variants.append(attack)
-    if not variants:
-        raise ConfigurationError("There is no attack: give at least one, such as PGD(eps=0.3).")
-    if len({variant.identity for variant in variants}) < len(variants):
-        raise ConfigurationError("An attack is given twice with the same settings.")
-    return variants
+    return {name: dict(told) for name, told in parameters.items()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,26 @@ import pyarrow.parquet as pq
 from notsure.core.errors import CheckpointError, ConfigurationError
 from notsure.core.storage import atomic, writable_folder
 
+if TYPE_CHECKING:
+    from notsure.evaluation.sanity import Flag
+
+FORMAT = 2
+"""The records' format, which is written into them."""
+
 SCORE = "score_"
 """What the names of the detectors' columns begin with."""
+
+CONTROL = "control_"
+"""What the names of the controls' columns begin with: scores that know nothing."""
+
+UNBOUNDED, LONGER, NOISE = "unbounded", "longer", "noise"
+"""The probes: see the column of that name."""
 
 COLUMNS: dict[str, pa.DataType] = {
     "guard": pa.string(),  # name given to the guard
     "threat": pa.string(),  # "clean" for the clean image itself
+    "substitute": pa.string(),  # what was attacked in the guard's place; null but for transfer
+    "probe": pa.string(),  # rows of the first images that only the flags look at; null otherwise
     "attack": pa.string(),  # class name; "none" for clean images
     "attack_id": pa.string(),  # hash of all hyperparameters, see meta["attacks"]
     "norm": pa.string(),
@@ -33,6 +47,8 @@ COLUMNS: dict[str, pa.DataType] = {
     "clean_accepted": pa.bool_(),
     "prediction": pa.int32(),  # before any rejection
     "accepted": pa.bool_(),
+    "rounded_prediction": pa.int32(),  # of the image in 8 bits, where the image fools the guard
+    "rounded_accepted": pa.bool_(),
     "success": pa.bool_(),  # of the attack, on the target that its threat shows it
     "tie": pa.bool_(),  # decided by less than rounding
     "rejection": pa.float32(),  # positive = rejected; null without detectors
@@ -42,9 +58,11 @@ COLUMNS: dict[str, pa.DataType] = {
     "linf": pa.float32(),
     "queries": pa.int64(),
     "gradients": pa.int64(),
-    "dead_gradients": pa.int64(),
+    "dead_gradients": pa.int64(),  # zero or not finite
+    "non_finite_gradients": pa.int64(),
     "seconds": pa.float32(),  # the attack's wall time, shared out over its batch
     "image": pa.list_(pa.float32()),  # a few rows only, shape in meta["image_shape"]
+    "purified": pa.list_(pa.float32()),  # where the image is kept and the guard has a purifier
     "features": pa.list_(pa.float32()),  # some rows only, of the row's image
 }
 
@@ -77,7 +95,7 @@ class Records:
         batches = list(columns)
         names = [
             *COLUMNS,
-            *dict.fromkeys(n for batch in batches for n in batch if n.startswith(SCORE)),
+            *dict.fromkeys(n for batch in batches for n in batch if n.startswith((SCORE, CONTROL))),
         ]
         schema = pa.schema([(name, COLUMNS.get(name, pa.float32())) for name in names])
         tables = []
@@ -88,6 +106,12 @@ class Records:
             )
         return cls(pa.concat_tables(tables), meta)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Records], meta: Mapping[str, Any]) -> Records:
+        """The records of all parts; a score that a part does not have is null there."""
+        tables = [part.table for part in parts]
+        return cls(pa.concat_tables(tables, promote_options="default"), meta)
+
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
@@ -97,9 +121,14 @@ class Records:
         return [n.removeprefix(SCORE) for n in self.table.column_names if n.startswith(SCORE)]
 
     @property
+    def controls(self) -> list[str]:
+        """The controls that have a column."""
+        return [n.removeprefix(CONTROL) for n in self.table.column_names if n.startswith(CONTROL)]
+
+    @property
     def guards(self) -> list[str]:
         """The guards' names, in the order of the table."""
-        return list(dict.fromkeys(self.table["guard"].to_pylist()))
+        return list(self.table["guard"].unique().to_pylist())
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """A column as an array; nulls of number columns become NaN."""
@@ -115,10 +144,20 @@ class Records:
             mask = this if mask is None else pc.and_(mask, this)
         return self if mask is None else Records(self.table.filter(mask), self.meta)
 
+    def ordinary(self) -> Records:
+        """The records without those of probes, which only the flags look at."""
+        return self.where(probe=None)
+
+    def flags(self) -> list[Flag]:
+        """What speaks against believing the figures, and what does not: see `Flag`."""
+        from notsure.evaluation.sanity import flags
+
+        return flags(self)
+
     def without_images(self) -> Records:
         """The same records without the images and features that were kept for the report."""
         table = self.table
-        for name in ("image", "features"):
+        for name in ("image", "purified", "features"):
             position = table.column_names.index(name)
             nothing = pa.nulls(len(table), COLUMNS[name])
             table = table.set_column(position, name, nothing)
@@ -126,8 +165,9 @@ class Records:
 
     def distinct(self, *names: str) -> list[tuple[Any, ...]]:
         """The distinct combinations of values of some columns, in order of appearance."""
-        rows = zip(*(self.table[name].to_pylist() for name in names), strict=True)
-        return list(dict.fromkeys(rows))
+        # one thread, which meets the rows in their order
+        groups = self.table.group_by(list(names), use_threads=False).aggregate([])
+        return list(zip(*(groups[name].to_pylist() for name in names), strict=True))
 
     def write(self, path: str | Path) -> Path:
         """Writes the records as Parquet, atomically.
@@ -162,4 +202,10 @@ class Records:
         note = (table.schema.metadata or {}).get(_META)
         if note is None:
             raise CheckpointError(f"{str(path)!r} holds no records of notsure.")
-        return cls(table, json.loads(note))
+        meta = json.loads(note)
+        if meta.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{str(path)!r} holds records of format {meta.get('format', 1)}, and this version "
+                f"of notsure reads format {FORMAT}: make the run again."
+            )
+        return cls(table, meta)

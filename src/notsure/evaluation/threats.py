@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from torch import nn
 
 from notsure.attacks import BPDA, EOT, Attack
 from notsure.attacks.problem import AUTOGRAD, GradientSource
+from notsure.classifier import as_target
 from notsure.core.errors import ConfigurationError
 from notsure.core.target import Access, Target
 from notsure.guard import Guard
+from notsure.views import DecisionsOnly, ScoresOnly
 
 CLEAN = "clean"
 """The threat column of the records of clean images."""
@@ -18,11 +22,22 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Threat(ABC):
-    """What an attacker knows of a guard."""
+    """What an attacker knows of a guard.
+
+    Threats are ordered in part: one includes another if its attacker can do all that the other's
+    can. The worst case under a threat counts the attacks of those that it includes.
+    """
 
     name: ClassVar[str]
-    knowledge: ClassVar[int]
-    """Who knows more can do all that one who knows less can."""
+    includes: ClassVar[tuple[str, ...]] = ()
+    """The names of the threats whose attackers can do no more than this one's."""
+    sees_verdict: ClassVar[bool]
+    """Whether the attacker is told what the guard answers, and goes on until that is wrong."""
+
+    @property
+    def substitute_name(self) -> str | None:
+        """What the substitute is called, where one is attacked in the guard's place."""
+        return None
 
     @abstractmethod
     def target(self, guard: Guard) -> Target:
@@ -46,6 +61,12 @@ def _suited(attack: Attack, target: Target) -> Attack:
     return replace(attack, gradient=source) if source != AUTOGRAD else attack  # type: ignore[call-arg]
 
 
+def _to_its_end(attack: Attack) -> Attack:
+    if getattr(attack, "early_stop", False):
+        return replace(attack, early_stop=False)  # type: ignore[call-arg]
+    return attack
+
+
 @dataclass(frozen=True)
 class Oblivious(Threat):
     """Sees the bare classifier and does not know that anything may be rejected.
@@ -56,7 +77,7 @@ class Oblivious(Threat):
     """
 
     name: ClassVar[str] = "oblivious"
-    knowledge: ClassVar[int] = 0
+    sees_verdict: ClassVar[bool] = False
 
     def target(self, guard: Guard) -> Target:
         """The classifier."""
@@ -65,9 +86,7 @@ class Oblivious(Threat):
     def adapt(self, attack: Attack, guard: Guard) -> Attack:
         """Runs to its end."""
         attack = super().adapt(attack, guard)
-        if guard.rejects and getattr(attack, "early_stop", False):
-            return replace(attack, early_stop=False)  # type: ignore[call-arg]
-        return attack
+        return _to_its_end(attack) if guard.rejects else attack
 
 
 @dataclass(frozen=True)
@@ -75,19 +94,112 @@ class WhiteBox(Threat):
     """Sees the whole guard: detectors, thresholds and gradients; has to be accepted as well."""
 
     name: ClassVar[str] = "white-box"
-    knowledge: ClassVar[int] = 2
+    includes: ClassVar[tuple[str, ...]] = (
+        "oblivious",
+        "transfer",
+        "query-scores",
+        "query-decisions",
+    )
+    sees_verdict: ClassVar[bool] = True
 
     def target(self, guard: Guard) -> Target:
         """The guard."""
         return guard
 
 
-THREATS: dict[str, Threat] = {threat.name: threat for threat in (Oblivious(), WhiteBox())}
+@dataclass(frozen=True)
+class TransferFrom(Threat):
+    """Sees a substitute, and sends what fools that one (pang 4.5; martin 5.1.2).
+
+    Nothing tells such an attacker when the guard falls, so the search goes on to its end. A
+    minimum-norm attack ends at the substitute's boundary: give it a `confidence`.
+
+    Attributes:
+        substitute: another network or guard of the same classes, on images in [0,1].
+        called: its name in the records.
+    """
+
+    name: ClassVar[str] = "transfer"
+    sees_verdict: ClassVar[bool] = False
+    substitute: Target | nn.Module
+    called: str = "substitute"
+
+    @property
+    def substitute_name(self) -> str | None:
+        """Its name."""
+        return self.called
+
+    def target(self, guard: Guard) -> Target:
+        """The substitute."""
+        return as_target(self.substitute)
+
+    def adapt(self, attack: Attack, guard: Guard) -> Attack:
+        """Runs to its end."""
+        return _to_its_end(super().adapt(attack, guard))
+
+
+@dataclass(frozen=True)
+class _Query(Threat):
+    budget: int | None = None
+    """How many queries an image may take; None for what the attack asks for by itself."""
+    sees_verdict: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.budget < 2:
+            raise ConfigurationError(
+                f"A budget is at least 2 queries, one of which is the clean image's; got "
+                f"{self.budget}."
+            )
+
+    def adapt(self, attack: Attack, guard: Guard) -> Attack:
+        """The attack within the budget."""
+        attack = super().adapt(attack, guard)
+        if self.budget is None:
+            return attack
+        if attack.query_budget is None:
+            raise ConfigurationError(
+                f"{attack.name} has no budget of queries to hold it to: under {self.name} give "
+                "Square, NES or HopSkipJump, or leave the budget out."
+            )
+        setting: dict[str, Any] = {"queries": min(self.budget, attack.query_budget)}
+        return replace(attack, **setting)
+
+
+@dataclass(frozen=True)
+class QueryScores(_Query):
+    """Sees the guard's scores and whether it stands by them, and no gradients."""
+
+    name: ClassVar[str] = "query-scores"
+    includes: ClassVar[tuple[str, ...]] = ("query-decisions",)
+
+    def target(self, guard: Guard) -> Target:
+        """A view of the guard."""
+        return ScoresOnly(guard)
+
+
+@dataclass(frozen=True)
+class QueryDecisions(_Query):
+    """Sees the guard's label or NOT SURE, and nothing else."""
+
+    name: ClassVar[str] = "query-decisions"
+
+    def target(self, guard: Guard) -> Target:
+        """A view of the guard."""
+        return DecisionsOnly(guard)
+
+
+THREATS: dict[str, Threat] = {
+    threat.name: threat for threat in (Oblivious(), WhiteBox(), QueryScores(), QueryDecisions())
+}
+"""The threats that can be had by name; a transfer needs a substitute."""
+
+NAMES = ("oblivious", "transfer", "query-decisions", "query-scores", "white-box")
+"""All threats there are, from those who know least."""
 
 
 def knowledge_of(threat: str) -> int:
-    """How much the attacker of the threat of that name knows; 0 for one that is not known here."""
-    return THREATS[threat].knowledge if threat in THREATS else 0
+    """Where the threat of that name comes in a listing; those of the user's own come first."""
+    return NAMES.index(threat) + 1 if threat in NAMES else 0
 
 
 def threat_named(threat: str | Threat) -> Threat:
@@ -98,6 +210,11 @@ def threat_named(threat: str | Threat) -> Threat:
     """
     if isinstance(threat, Threat):
         return threat
+    if threat == TransferFrom.name:
+        raise ConfigurationError(
+            "A transfer needs a substitute: give TransferFrom(network, 'name') as the threat, or "
+            "substitutes={'name': network}."
+        )
     if threat not in THREATS:
-        raise ConfigurationError(f"There is no threat {threat!r}. There are: {', '.join(THREATS)}.")
+        raise ConfigurationError(f"There is no threat {threat!r}. There are: {', '.join(NAMES)}.")
     return THREATS[threat]
