@@ -89,19 +89,33 @@ def demo(
 
 @app.command()
 def report(
-    records: Annotated[Path, typer.Argument(help="A records.parquet, or the folder it is in.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN",
+            help="A records.parquet, or the folder it is in; several are compared side by side.",
+            show_default=False,
+        ),
+    ],
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="html; or md, tex or pdf for a paper. By default as --out ends, else html.",
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The page to write; report.html beside the records if left.")
+        Path | None,
+        typer.Option(
+            help="The file to write. If left: report.html (or .md ...) beside the records of one "
+            "run; comparison.html here for several."
+        ),
     ] = None,
 ) -> None:
-    """Write the report of a run again from its records."""
-    from notsure.evaluation import Records
-    from notsure.report import write_report
+    """Write the report of a run, or the comparison of several, from their records."""
+    from notsure.report.compare import report_runs
 
-    if records.is_dir():
-        records = records / "records.parquet"
-    page = write_report(Records.read(records), out or records.with_name("report.html"))
-    typer.echo(f"wrote {page}")
+    typer.echo(f"wrote {report_runs(runs, kind=kind, out=out)}")
 
 
 @app.command()

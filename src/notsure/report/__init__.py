@@ -1,6 +1,7 @@
-"""The report: one self-contained HTML page, and tables for the console."""
+"""The report: one self-contained HTML page, papers' tables and figures, and console tables."""
 
 from notsure.report.html import write_report
+from notsure.report.paper import write_paper
 from notsure.report.tables import (
     DetectionLine,
     RobustnessLine,
@@ -15,5 +16,6 @@ __all__ = [
     "console_table",
     "detection_table",
     "robustness_table",
+    "write_paper",
     "write_report",
 ]

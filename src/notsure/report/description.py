@@ -1,4 +1,4 @@
-"""What was attacked and how: guards, attacks with all their settings, and what they cost."""
+"""What was attacked and how: guards and attacks with all their settings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from notsure.evaluation.metrics import Rate, wilson
+from notsure.evaluation.intervals import Rate, wilson
 from notsure.evaluation.records import Records
 from notsure.evaluation.threats import CLEAN
 from notsure.report.formatting import (
@@ -19,21 +17,7 @@ from notsure.report.formatting import (
     setting_text,
     settings_text,
 )
-from notsure.report.tables import attack_labels, threats_of
-
-_THREATS = {
-    "oblivious": "The attacker sees the bare classifier and knows of no detector. Against a guard "
-    "that rejects, the search runs to its end: an image left just across the boundary would be "
-    "easy to detect, and would flatter the detector.",
-    "white-box": "The attacker sees the whole guard: the network, the detectors, the thresholds "
-    "and the gradients of all of them. An image counts as successful only if it is classified "
-    "wrongly and accepted. The worst case under this threat includes the attacks of every threat "
-    "that knows less, and the clean image itself: whoever knows more can do what those who know "
-    "less can.",
-    "transfer": "The attacker sees a substitute network and sends what fools that one.",
-    "query": "The attacker sees scores or decisions, and no gradients.",
-}
-"""What each threat means, in words."""
+from notsure.report.tables import attack_labels
 
 _COLUMNS = ("name", "norm", "eps", "steps", "step_size", "restarts", "random_start", "early_stop")
 
@@ -60,6 +44,7 @@ class GuardDescription:
         detectors: those beside the network.
         target_fpr: the share of clean images that may be rejected; None without a calibration.
         measured_fpr: the share that was rejected on the calibration images, and their number.
+        others: what else it has or is: purifier, corrector, chance, the user's parameters.
     """
 
     name: str
@@ -70,6 +55,7 @@ class GuardDescription:
     detectors: Sequence[DetectorDescription]
     target_fpr: float | None
     measured_fpr: Rate | None
+    others: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,38 +73,6 @@ class AttackDescription:
     early_stop: str
     threats: str
     others: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What an attack cost on one guard under one threat, over all eps.
-
-    Attributes:
-        guard: the guard's name.
-        attack: the attack's name.
-        threat: what the attacker knew.
-        seconds: median wall time of an image, in seconds.
-        forward: mean number of forward passes of an image.
-        backward: mean number of backward passes of an image.
-        dead: share in [0,1] of the backward passes whose gradient was zero or not finite; NaN where
-            there was none.
-        distance: median l2 distance, in [0,1] pixel units, of the successful images that had to be
-            changed; NaN where there is none.
-    """
-
-    guard: str
-    attack: str
-    threat: str
-    seconds: float
-    forward: float
-    backward: float
-    dead: float
-    distance: float
-
-
-def threat_words(threat: str) -> str:
-    """What a threat means."""
-    return _THREATS.get(threat, "A threat of its own.")
 
 
 def describe_guards(records: Records) -> list[GuardDescription]:
@@ -153,7 +107,22 @@ def _guard(name: str, told: dict[str, Any]) -> GuardDescription:
         measured_fpr=(
             wilson(round(calibration["measured_fpr"] * count), count) if calibration else None
         ),
+        others=_others(told),
     )
+
+
+def _others(told: dict[str, Any]) -> str:
+    parts = [
+        f"{key}: {setting_text({'name': part['type'], **part['settings']})}"
+        for key in ("purifier", "corrector")
+        if (part := told.get(key))
+    ]
+    if told.get("fitted_on"):
+        parts.append(f"detectors learnt from {setting_text(told['fitted_on'])}")
+    parts += ["answers by chance"] if told.get("stochastic") else []
+    parts += [] if told.get("differentiable", True) else ["has steps without gradients"]
+    parts += [settings_text(told["parameters"])] if told.get("parameters") else []
+    return "; ".join(parts) or DASH
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -189,47 +158,3 @@ def describe_attacks(records: Records) -> list[AttackDescription]:
         )
         for label, settings, budgets, threats in groups.values()
     ]
-
-
-def costs(records: Records) -> list[Cost]:
-    """What every attack cost on every guard under every threat."""
-    labels = attack_labels(records)
-    names = ("seconds", "queries", "gradients", "dead_gradients", "l2", "success")
-    rows = []
-    for guard in records.guards:
-        of_guard = records.where(guard=guard)
-        for threat in threats_of(of_guard):
-            of_threat = of_guard.where(threat=threat)
-            identities: dict[str, list[str | None]] = {}
-            for (identity,) in of_threat.distinct("attack_id"):
-                identities.setdefault(labels[identity], []).append(identity)
-            for label, its in identities.items():
-                parts = [of_threat.where(attack_id=identity) for identity in its]
-                values = {
-                    name: np.concatenate([part.column(name).astype(float) for part in parts])
-                    for name in names
-                }
-                backward = float(np.nansum(values["gradients"]))
-                moved = values["l2"][(values["success"] == 1) & (values["l2"] > 0)]
-                rows.append(
-                    Cost(
-                        guard=guard,
-                        attack=label,
-                        threat=threat,
-                        seconds=_over(np.median, values["seconds"]),
-                        forward=_over(np.mean, values["queries"]),
-                        backward=_over(np.mean, values["gradients"]),
-                        dead=(
-                            float(np.nansum(values["dead_gradients"])) / backward
-                            if backward
-                            else float("nan")
-                        ),
-                        distance=_over(np.median, moved),
-                    )
-                )
-    return rows
-
-
-def _over(what: Any, values: Any) -> float:
-    finite = values[np.isfinite(values)]
-    return float(what(finite)) if len(finite) else float("nan")

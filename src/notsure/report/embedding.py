@@ -25,6 +25,7 @@ _Floats = npt.NDArray[np.float64]
 def embedding_figure(records: Records) -> Figure | None:
     """Where the clean images' features lie, a panel for each guard; None without features."""
     panels: list[Panel] = []
+    rows: list[dict[str, Any]] = []
     for guard in records.guards:
         clean = records.where(guard=guard, threat=CLEAN)
         clean = Records(clean.table.filter(pc.is_valid(clean.table["features"])), records.meta)
@@ -34,7 +35,9 @@ def embedding_figure(records: Records) -> Figure | None:
         features = np.stack([np.asarray(row, float) for row in clean.table["features"].to_pylist()])
         if not np.isfinite(features).all() or float(features.std(axis=0).max()) == 0.0:
             continue
-        panels.append(_panel(guard, clean, tsne(features), first=not panels))
+        points = tsne(features)
+        panels.append(_panel(guard, clean, points, first=not panels))
+        rows += _rows(guard, clean, points)
     if not panels:
         return None
     return Figure(
@@ -44,10 +47,27 @@ def embedding_figure(records: Records) -> Figure | None:
         "class; crosses mark wrong predictions, rings rejected images. t-SNE keeps neighbours "
         "together; distances between clusters mean nothing.",
         alt="Scatter plots of the clean images' features by guard, coloured by class.",
-        alternatives={
-            "": arranged(panels, columns=2, height=420, narrow_height=330, shared_y=False)
-        },
+        alternatives={"": arranged(panels, columns=2, height=420, narrow_height=330)},
+        rows=rows,
     )
+
+
+def _rows(guard: str, clean: Records, points: _Floats) -> list[dict[str, Any]]:
+    names = ("index", "y", "prediction", "accepted")
+    return [
+        {
+            "guard": guard,
+            "x": round(float(place[0]), 3),
+            "y": round(float(place[1]), 3),
+            "image": int(index),
+            "label": int(label),
+            "prediction": int(prediction),
+            "accepted": bool(accepted),
+        }
+        for place, index, label, prediction, accepted in zip(
+            points, *(clean.column(name) for name in names), strict=True
+        )
+    ]
 
 
 def tsne(features: _Floats) -> _Floats:
@@ -139,8 +159,9 @@ def _points(
     return {
         "type": "scatter",
         "mode": "markers",
-        "x": [round(float(x), 2) for x in points[:, 0]],
-        "y": [round(float(y), 2) for y in points[:, 1]],
+        # without any point there would be no entry in the legend
+        "x": [round(float(x), 2) for x in points[:, 0]] or [None],
+        "y": [round(float(y), 2) for y in points[:, 1]] or [None],
         "name": name,
         "legendgroup": name,
         "showlegend": legend,

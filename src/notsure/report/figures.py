@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from notsure.evaluation.metrics import Rate, RobustnessRow, accuracy_against_eps
 from notsure.evaluation.records import Records
-from notsure.report.formatting import budget_text, norm_text, rate_text
-from notsure.report.tables import threats_of
 
 PALETTE = ("#1F7FC4", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C")
 """After Okabe and Ito: safe for colour-blind eyes, and clear of white as well as of black."""
+
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon")
+"""Beside the colours, for those who cannot tell these apart."""
+
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+"""The same of lines without markers."""
 
 INK, MUTED, GRID = "var(--ink)", "var(--muted)", "var(--grid)"
 """Colours of the page's scheme, put in by the page's script."""
@@ -57,6 +59,8 @@ class Figure:
         alt: the same for those who cannot see it, and where the numbers stand.
         alternatives: by label, plotly figures to choose from: `data`, and a layout each for a
             `wide` and a `narrow` page.
+        rows: what is drawn, of all alternatives, as rows of a table; may hold rates and areas.
+        choice: what the alternatives differ in.
     """
 
     identifier: str
@@ -64,11 +68,23 @@ class Figure:
     caption: str
     alt: str
     alternatives: Mapping[str, dict[str, Any]] = field(repr=False)
+    rows: Sequence[Mapping[str, Any]] = field(repr=False)
+    choice: str = "Attack"
 
 
 def guard_colours(records: Records) -> dict[str, str]:
     """One colour a guard, the same in every figure."""
     return {guard: PALETTE[i % len(PALETTE)] for i, guard in enumerate(records.guards)}
+
+
+def guard_symbols(records: Records) -> dict[str, str]:
+    """One marker a guard, the same in every figure."""
+    return {guard: SYMBOLS[i % len(SYMBOLS)] for i, guard in enumerate(records.guards)}
+
+
+def guard_dashes(records: Records) -> dict[str, str]:
+    """One dash a guard, of its lines without markers, the same in every figure."""
+    return {guard: DASHES[i % len(DASHES)] for i, guard in enumerate(records.guards)}
 
 
 def translucent(colour: str, opacity: float) -> str:
@@ -78,34 +94,44 @@ def translucent(colour: str, opacity: float) -> str:
 
 
 def arranged(
-    panels: Sequence[Panel],
+    panels: Sequence[Panel | None],
     *,
     columns: int,
     height: int,
     narrow_height: int,
     shared_y: bool = False,
+    left: int = 58,
+    under: int | None = None,
+    layout: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Panels as one plotly figure, with a layout for wide and one for narrow pages.
 
     Args:
-        panels: row by row.
+        panels: row by row; None leaves a gap on a wide page.
         columns: how many stand side by side on a wide page; on a narrow one there is one.
         height: of a panel on a wide page, in pixels.
         narrow_height: of a panel on a narrow page, in pixels.
         shared_y: whether panels side by side have the same vertical axis, so that only the first
             needs numbers.
+        left: pixels left of a panel for the numbers or names of its axis.
+        under: pixels below a panel for the numbers or names and the title of its axis; by default
+            what a title of one line takes, if there is one.
+        layout: further plotly settings of the whole figure.
     """
     data = [
         {**trace, "xaxis": _axis("x", i), "yaxis": _axis("y", i)}
         for i, panel in enumerate(panels)
+        if panel is not None
         for trace in panel.traces
     ]
     columns = min(columns, len(panels))
-    return {
-        "data": data,
-        "wide": _layout(panels, columns, height, _legend_height(data, 800), shared_y),
-        "narrow": _layout(panels, 1, narrow_height, _legend_height(data, 250), shared_y=False),
-    }
+    if under is None:
+        under = _UNDER if any("title" in panel.x for panel in panels if panel is not None) else 4
+    room = _Room(left=left, under=under)
+    further = dict(layout or {})
+    wide = _layout(panels, columns, height, _legend_height(data, 800), room, shared_y)
+    narrow = _layout(panels, 1, narrow_height, _legend_height(data, 250), room, shared_y=False)
+    return {"data": data, "wide": {**wide, **further}, "narrow": {**narrow, **further}}
 
 
 def _legend_height(data: Sequence[Mapping[str, Any]], width: int) -> int:
@@ -118,17 +144,33 @@ def _legend_height(data: Sequence[Mapping[str, Any]], width: int) -> int:
     return _LEGEND_ROW * rows
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Room:
+    """Pixels beside and below a panel."""
+
+    left: int
+    under: int
+
+
 def _layout(
-    panels: Sequence[Panel], columns: int, height: int, legend: int, shared_y: bool
+    panels: Sequence[Panel | None],
+    columns: int,
+    height: int,
+    legend: int,
+    room: _Room,
+    shared_y: bool,
 ) -> dict[str, Any]:
-    rows = -(-len(panels) // columns)
-    under = _UNDER if "title" in panels[0].x else 4
+    # on a page of one column the gaps are left out
+    placed = [(i, panel) for i, panel in enumerate(panels) if panel is not None]
+    slots = [i for i, _ in placed] if columns > 1 else list(range(len(placed)))
+    rows = -(-(slots[-1] + 1) // columns)
+    under = room.under
     above, between = legend + _TITLE, under + _TITLE
     inside = rows * height + (rows - 1) * between
-    lines = any("lines" in trace["mode"] for panel in panels for trace in panel.traces)
+    lines = any("lines" in trace.get("mode", "") for _, panel in placed for trace in panel.traces)
     layout: dict[str, Any] = {
         "height": inside + above + under,
-        "margin": {"t": above, "b": under, "l": 58, "r": 12},
+        "margin": {"t": above, "b": under, "l": room.left, "r": 12},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, 'Segoe UI', Roboto, sans-serif", "size": 12, "color": INK},
@@ -147,10 +189,10 @@ def _layout(
         "annotations": [],
         "shapes": [],
     }
-    gap = 0.05 if shared_y else 0.09
+    gap = 0.05 if shared_y else 0.09 + (room.left - 58) / 1100
     width = (1 - gap * (columns - 1)) / columns
-    for i, panel in enumerate(panels):
-        row, column = divmod(i, columns)
+    for slot, (i, panel) in zip(slots, placed, strict=True):
+        row, column = divmod(slot, columns)
         left, top = column * (width + gap), 1 - row * (height + between) / inside
         bottom = max(0.0, top - height / inside)
         common = {"gridcolor": GRID, "linecolor": MUTED, "zeroline": False, "automargin": False}
@@ -220,120 +262,3 @@ def _annotations(panel: Panel, left: float, top: float, x: str, y: str) -> list[
 
 def _axis(name: str, position: int) -> str:
     return name if position == 0 else f"{name}{position + 1}"
-
-
-def accuracy_figures(records: Records) -> list[Figure]:
-    """Robust accuracy against eps in the worst case, a figure for each norm."""
-    curves = accuracy_against_eps(records)
-    colours = guard_colours(records)
-    threats = threats_of(records)
-    figures = []
-    for norm in dict.fromkeys(norm for _, _, norm in curves):
-        panels = [
-            _accuracy_panel(guard, threat, rows, colours[guard])
-            for guard in records.guards
-            for threat in threats
-            if (rows := curves.get((guard, threat, norm)))
-        ]
-        panels[0] = Panel(
-            title=panels[0].title,
-            traces=[*_accuracy_legend(), *panels[0].traces],
-            x=panels[0].x,
-            y=panels[0].y,
-        )
-        whole = arranged(panels, columns=len(threats), height=210, narrow_height=200, shared_y=True)
-        figures.append(
-            Figure(
-                identifier=f"accuracy-{norm}",
-                heading=f"Worst case, {norm_text(norm)}",
-                caption="Worst case over all attacks, image by image; eps 0 is the clean images. "
-                "Shaded: 95 % intervals.",
-                alt=f"Curves of robust accuracy against eps in {norm_text(norm)} by guard and "
-                "threat; the numbers are in the table Worst case over all attacks.",
-                alternatives={"": whole},
-            )
-        )
-    return figures
-
-
-def _accuracy_panel(guard: str, threat: str, rows: list[RobustnessRow], colour: str) -> Panel:
-    traces = [
-        *_accuracy_curve("lenient", [row.lenient for row in rows], rows, colour, "solid"),
-        *_accuracy_curve("strict", [row.strict for row in rows], rows, colour, "dash"),
-    ]
-    norm, largest = norm_text(rows[0].norm), rows[-1].eps or 1.0
-    return Panel(
-        title=f"<b>{html.escape(guard)}</b>, {html.escape(threat)}",
-        traces=traces,
-        x={
-            "title": {"text": f"eps ({norm})", "standoff": 4},
-            "range": [-0.02 * largest, 1.03 * largest],
-        },
-        y={
-            "title": {"text": "robust accuracy, %", "standoff": 4},
-            "range": [-3, 103],
-            "tickvals": [0, 25, 50, 75, 100],
-        },
-    )
-
-
-def _accuracy_curve(
-    name: str, rates: list[Rate], rows: list[RobustnessRow], colour: str, dash: str
-) -> list[dict[str, Any]]:
-    eps = [row.eps or 0.0 for row in rows]
-    low, high = ([round(100 * v, 2) for v in ends] for ends in zip(*_ends(rates), strict=True))
-    band = {
-        "type": "scatter",
-        "x": eps + eps[::-1],
-        "y": high + low[::-1],
-        "fill": "toself",
-        "fillcolor": translucent(colour, 0.16),
-        "line": {"width": 0},
-        "mode": "lines",
-        "hoverinfo": "skip",
-        "legendgroup": name,
-        "showlegend": False,
-    }
-    hollow = {"symbol": "circle-open", "size": 7, "line": {"width": 2}}
-    curve = {
-        "type": "scatter",
-        "x": eps,
-        "y": [round(100 * rate.value, 2) for rate in rates],
-        "mode": "lines+markers",
-        "line": {"color": colour, "width": 2.5, "dash": dash},
-        "marker": {"color": colour, **({"size": 7} if dash == "solid" else hollow)},
-        "cliponaxis": False,
-        "hoverinfo": "text",
-        "hovertext": [
-            f"{name}, {budget_text(row.norm, row.eps)}<br>{rate_text(rate)}"
-            for row, rate in zip(rows, rates, strict=True)
-        ],
-        "legendgroup": name,
-        "showlegend": False,
-    }
-    return [band, curve]
-
-
-def _ends(rates: list[Rate]) -> list[tuple[float, float]]:
-    return [(rate.low, rate.high) for rate in rates]
-
-
-def _accuracy_legend() -> list[dict[str, Any]]:
-    words = {
-        "lenient": ("lenient: rejected counts as safe", "solid", "circle"),
-        "strict": ("strict: rejected counts as lost", "dash", "circle-open"),
-    }
-    return [
-        {
-            "type": "scatter",
-            "x": [None],
-            "y": [None],
-            "mode": "lines+markers",
-            "name": name,
-            "line": {"color": INK, "width": 2.5, "dash": dash},
-            "marker": {"color": INK, "symbol": symbol, "size": 7},
-            "legendgroup": group,
-            "showlegend": True,
-        }
-        for group, (name, dash, symbol) in words.items()
-    ]

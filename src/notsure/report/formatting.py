@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from notsure.evaluation.metrics import Area, Rate
+from notsure.evaluation.intervals import Area, Rate
 
 NO_SUCCESS = "no success"
 """What stands where there is no successful adversarial image to compute a figure from."""
@@ -85,7 +85,10 @@ def seconds_text(seconds: float) -> str:
 
 
 def setting_text(value: Any) -> str:
-    """A hyperparameter as it is read: yes and no, "default" for null, numbers shortened."""
+    """A hyperparameter as it is read: yes and no, "default" for null, numbers shortened.
+
+    A part with settings of its own, a mapping with its "name", is "EOT (samples = 10)".
+    """
     if value is None:
         return "default"
     if isinstance(value, bool):
@@ -94,6 +97,9 @@ def setting_text(value: Any) -> str:
         return number(value)
     if isinstance(value, str | int):
         return str(value)
+    if isinstance(value, dict) and isinstance(value.get("name"), str):
+        told = settings_text({key: its for key, its in value.items() if key != "name"})
+        return f"{value['name']} ({told})" if told else str(value["name"])
     return json.dumps(value)
 
 

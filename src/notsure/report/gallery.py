@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from notsure.report.formatting import class_text, number
 from notsure.report.tables import (
     RobustnessLine,
     attack_labels,
+    first_substitute,
     strongest_attack,
     threats_of,
 )
@@ -35,12 +37,14 @@ class Answer:
         picture: PNG data URI of the image.
         difference: PNG data URI of attacked minus clean; empty for a clean image, or where the
             attack left the image as it was.
+        purified: PNG data URI of what the purifier makes of the image; empty without one.
         verdict: the class that was answered, or NOT SURE.
         kind: "right", "wrong" or "rejected".
     """
 
     picture: str
     difference: str
+    purified: str
     verdict: str
     kind: str
 
@@ -61,12 +65,16 @@ class Gallery:
 
     Attributes:
         guard: its name.
+        identifier: its id in the page, and the name of the downloaded files.
+        purified: whether there are purified images.
         attacks: by threat, the attack whose images are shown.
         scales: by threat, the largest difference of a pixel, which is drawn white or black.
         examples: the images.
     """
 
     guard: str
+    identifier: str
+    purified: bool
     attacks: Mapping[str, RobustnessLine]
     scales: Mapping[str, str]
     examples: Sequence[Example]
@@ -106,9 +114,32 @@ def galleries(records: Records, lines: Sequence[RobustnessLine]) -> list[Gallery
     return found
 
 
+def gallery_rows(gallery: Gallery) -> list[dict[str, Any]]:
+    """What the guard answers to each image, as rows of a table."""
+    rows = []
+    for one in gallery.examples:
+        for threat, answer in [("clean", one.clean), *one.by_threat.items()]:
+            line = gallery.attacks.get(threat)
+            rows.append(
+                {
+                    "guard": gallery.guard,
+                    "index": one.index,
+                    "label": one.label,
+                    "threat": threat,
+                    "attack": "none" if line is None else line.attack,
+                    "norm": None if line is None else line.norm,
+                    "eps": None if line is None else line.eps,
+                    "answer": "not kept" if answer is None else answer.verdict,
+                    "which is": None if answer is None else answer.kind,
+                }
+            )
+    return rows
+
+
 @dataclass(frozen=True)
 class _Kept:
     pixels: _Pixels
+    purified: _Pixels | None
     y: int
     prediction: int
     accepted: bool
@@ -119,16 +150,22 @@ def _attacked(
 ) -> dict[int, _Kept]:
     here = of_guard.where(threat=threat, norm=line.norm, eps=line.eps)
     same = [i for (i,) in here.distinct("attack_id") if labels[i] == line.attack]
-    return _kept(here.where(attack_id=same[0])) if same else {}
+    return _kept(first_substitute(here.where(attack_id=same[0]))) if same else {}
 
 
 def _kept(records: Records) -> dict[int, _Kept]:
     """By position in the test set, the images whose pixels were kept."""
-    names = ("index", "y", "prediction", "accepted", "image")
+    names = ("index", "y", "prediction", "accepted", "image", "purified")
     rows = zip(*(records.table[name].to_pylist() for name in names), strict=True)
     return {
-        index: _Kept(np.asarray(pixels, float), y, prediction, accepted)
-        for index, y, prediction, accepted, pixels in rows
+        index: _Kept(
+            np.asarray(pixels, float),
+            None if purified is None else np.asarray(purified, float),
+            y,
+            prediction,
+            accepted,
+        )
+        for index, y, prediction, accepted, pixels, purified in rows
     }
 
 
@@ -167,6 +204,13 @@ def _gallery(
     ]
     return Gallery(
         guard=guard,
+        identifier=f"images-{records.guards.index(guard) + 1}",
+        purified=any(
+            one.purified is not None
+            for its in [clean, *attacked.values()]
+            for i, one in its.items()
+            if i in shown
+        ),
         attacks=attacks,
         scales={threat: number(scale) for threat, scale in scales.items()},
         examples=examples,
@@ -190,6 +234,7 @@ def _answer(
             if clean is not None and changed
             else ""
         ),
+        purified="" if kept.purified is None else _uri(kept.purified, shape),
         verdict=class_text(kept.prediction, names) if kept.accepted else "NOT SURE",
         kind="rejected" if not kept.accepted else "right" if right else "wrong",
     )

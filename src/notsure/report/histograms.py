@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from notsure.evaluation.metrics import Area
+from notsure.evaluation.grouping import Bools, Group, Grouped
+from notsure.evaluation.intervals import Area
 from notsure.evaluation.records import SCORE, Records
-from notsure.evaluation.threats import CLEAN
 from notsure.report.figures import MUTED, Figure, Panel, arranged, guard_colours, translucent
 from notsure.report.formatting import area_text, budget_text, number
 from notsure.report.tables import (
@@ -25,6 +25,7 @@ from notsure.report.tables import (
 )
 
 BINS = 40
+MOST_COLUMNS = 3
 REACH = 6.0
 """How far beyond the threshold an axis goes, in distances from clean median to threshold."""
 
@@ -41,15 +42,26 @@ def histogram_figures(
         for one in detections
         for threat, row in one.by_threat.items()
     }
+    grouped = Grouped(records)
     colours = guard_colours(records)
     figures = []
     for position, guard in enumerate(records.guards):
         if not records.meta["guards"][guard]["detectors"]:
             continue
         own = [line for line in lines if line.guard == guard and not line.worst]
-        of_guard = records.where(guard=guard)
-        strongest = strongest_attack(lines, guard, threats_of(of_guard)[-1])
+        known = max(grouped.threats(guard), key=threats_of(records).index)
+        strongest = strongest_attack(lines, guard, known)
+        groups = {
+            (group.threat, labels[group.attack_id], group.norm, group.eps): group
+            for group in grouped.attacked(guard)
+        }
         choices = sorted(at_largest_eps(own), key=lambda line: line is not strongest)
+        rows: list[dict[str, Any]] = []
+        alternatives = {}
+        for line in choices:
+            label = f"{line.attack}, {budget_text(line.norm, line.eps)}"
+            alternatives[label], its = _histograms(grouped, line, groups, areas, colours[guard])
+            rows += [{"attack": line.attack, "norm": line.norm, "eps": line.eps, **r} for r in its]
         figures.append(
             Figure(
                 identifier=f"scores-{position + 1}",
@@ -57,62 +69,86 @@ def histogram_figures(
                 caption="",
                 alt=f"{guard}: histograms of each detector's scores, clean against adversarial, by "
                 "threat; the areas under the ROC curve are in the tables of detection.",
-                alternatives={
-                    f"{line.attack}, {budget_text(line.norm, line.eps)}": _histograms(
-                        of_guard, line, labels, areas, colours[guard]
-                    )
-                    for line in choices
-                },
+                alternatives=alternatives,
+                rows=rows,
             )
         )
     return figures
 
 
 def _histograms(
-    of_guard: Records,
+    grouped: Grouped,
     line: RobustnessLine,
-    labels: Mapping[str | None, str],
+    groups: Mapping[tuple[str, str, str | None, float | None], Group],
     areas: Mapping[tuple[Any, ...], Area],
     colour: str,
-) -> dict[str, Any]:
-    detectors = list(of_guard.meta["guards"][line.guard]["detectors"])
-    calibration = of_guard.meta["guards"][line.guard].get("calibration") or {}
-    clean = _ordered(of_guard.where(threat=CLEAN), detectors)
-    attacked = {}
-    for threat in line.by_threat:
-        of_threat = of_guard.where(threat=threat, norm=line.norm, eps=line.eps)
-        identity = next(
-            one for (one,) in of_threat.distinct("attack_id") if labels[one] == line.attack
-        )
-        attacked[threat] = _ordered(of_threat.where(attack_id=identity), detectors)
-    panels: list[Panel] = []
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The figure of one attack, and what it draws."""
+    told = grouped.description(line.guard)
+    detectors, calibration = list(told["detectors"]), told.get("calibration") or {}
+    of_clean = grouped.clean(line.guard)
+    right = ~grouped.misclassified(of_clean)[0]
+    attacked = {
+        threat: groups[threat, line.attack, line.norm, line.eps] for threat in line.by_threat
+    }
+    panels: list[Panel | None] = []
+    columns = min(len(attacked), MOST_COLUMNS)
+    rows: list[dict[str, Any]] = []
     for detector in detectors:
         threshold = calibration.get("thresholds", {}).get(detector)
-        normal = clean[detector]
-        edges = _edges(normal, [one[detector] for one in attacked.values()], threshold)
-        for threat, one in attacked.items():
-            fooled = (clean["prediction"] == clean["y"]) & (one["prediction"] != one["y"])
+        normal, _ = _scores(grouped, of_clean, detector)
+        each = {threat: _scores(grouped, one, detector) for threat, one in attacked.items()}
+        edges = _edges(normal, [values for values, _ in each.values()], threshold)
+        for threat, (values, wrong) in each.items():
             area = areas[line.guard, threat, detector, line.attack, line.norm, line.eps]
+            scores = {"clean": normal, "adversarial": values[wrong & right]}
+            rows += _rows(detector, threat, scores, edges)
             panels.append(
                 _panel(
                     f"<b>{html.escape(detector)}</b>, {html.escape(threat)}"
                     f"<br><span style='font-size:11px'>AUC {area_text(area)}</span>",
-                    (normal, one[detector][fooled]),
+                    scores,
                     edges,
                     threshold,
                     colour,
                     first=not panels,
                 )
             )
-    return arranged(panels, columns=len(attacked), height=190, narrow_height=180, shared_y=False)
+        # each detector begins a row
+        panels += [None] * (-len(panels) % columns)
+    plot = arranged(panels, columns=columns, height=190, narrow_height=180)
+    return plot, rows
 
 
-def _ordered(records: Records, detectors: Sequence[str]) -> dict[str, _Numbers]:
-    order = np.argsort(records.column("index"), kind="stable")
-    return {
-        **{name: records.column(name)[order] for name in ("y", "prediction")},
-        **{name: records.column(SCORE + name)[order].astype(float) for name in detectors},
-    }
+def _rows(
+    detector: str, threat: str, scores: Mapping[str, _Numbers], edges: _Numbers
+) -> list[dict[str, Any]]:
+    counts = {name: _counted(values, edges) for name, values in scores.items()}
+    return [
+        {
+            "detector": detector,
+            "threat": threat,
+            "from": float(edges[i]),
+            "to": float(edges[i + 1]),
+            **{f"{name} images": int(its[i]) for name, its in counts.items()},
+        }
+        for i in range(len(edges) - 1)
+        if any(its[i] for its in counts.values())
+    ]
+
+
+def _counted(values: _Numbers, edges: _Numbers) -> npt.NDArray[np.int64]:
+    return np.histogram(values[np.isfinite(values)], bins=edges)[0].astype(np.int64)
+
+
+def _scores(grouped: Grouped, group: Group, detector: str) -> tuple[_Numbers, Bools]:
+    """A detector's score of each image (n,), and whether it is classified wrongly.
+
+    Of several substitutes' images, it is the one that serves the attacker best, as in the areas.
+    """
+    scores = grouped.of(group, SCORE + detector).astype(np.float64)
+    best = (grouped.best_part(group, scores), np.arange(scores.shape[1]))
+    return scores[best], np.asarray(grouped.misclassified(group)[best])
 
 
 def _edges(normal: _Numbers, attacked: Sequence[_Numbers], threshold: float | None) -> _Numbers:
@@ -141,20 +177,21 @@ def _edges(normal: _Numbers, attacked: Sequence[_Numbers], threshold: float | No
 
 def _panel(
     title: str,
-    scores: tuple[_Numbers, _Numbers],
+    scores: Mapping[str, _Numbers],
     edges: _Numbers,
     threshold: float | None,
     colour: str,
     *,
     first: bool,
 ) -> Panel:
-    looks = (
-        ("clean", MUTED, "rgba(128,128,128,0.28)"),
-        ("adversarial", colour, translucent(colour, 0.28)),
-    )
+    looks = {
+        "clean": (MUTED, "rgba(128,128,128,0.28)"),
+        "adversarial": (colour, translucent(colour, 0.28)),
+    }
     traces, beyond = [], []
-    for (name, line, fill), values in zip(looks, scores, strict=True):
-        counts, _ = np.histogram(values[np.isfinite(values)], bins=edges)
+    for name, values in scores.items():
+        line, fill = looks[name]
+        counts = _counted(values, edges)
         beyond.append(f"{len(values) - int(counts.sum())} {name}")
         shares = 100 * counts / max(len(values), 1)
         traces.append(

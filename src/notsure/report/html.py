@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from notsure.core.errors import ConfigurationError
 from notsure.core.storage import atomic, writable_folder
-from notsure.evaluation.metrics import Rate, RobustnessRow
+from notsure.evaluation.costs import costs
+from notsure.evaluation.distances import minimal_distortions
+from notsure.evaluation.intervals import Rate
 from notsure.evaluation.records import Records
-from notsure.evaluation.threats import CLEAN, THREATS
+from notsure.evaluation.threats import CLEAN
 from notsure.report import formatting
-from notsure.report.description import costs, describe_attacks, describe_guards, threat_words
+from notsure.report.accuracy import accuracy_figures
+from notsure.report.coverage import coverage_figure
+from notsure.report.description import describe_attacks, describe_guards
+from notsure.report.effort import distance_figure, queries_figure
 from notsure.report.embedding import embedding_figure
-from notsure.report.export import detection_csv, robustness_csv
-from notsure.report.figures import Figure, accuracy_figures, guard_colours
-from notsure.report.gallery import galleries
+from notsure.report.export import csv_text, detection_csv, robustness_csv, rows_csv
+from notsure.report.figures import Figure
+from notsure.report.gallery import galleries, gallery_rows
+from notsure.report.headlines import headlines
 from notsure.report.histograms import histogram_figures
+from notsure.report.matrices import generalisation_figure, grid_figures, transfer_figure
+from notsure.report.reading import flag_groups, threat_lines
+from notsure.report.split import split_figure
 from notsure.report.tables import (
-    RobustnessLine,
+    OBLIVIOUS,
+    WHITE_BOX,
     at_largest_eps,
+    attack_labels,
     check_records,
     detection_table,
     robustness_table,
     threats_of,
 )
 
-OBLIVIOUS = "oblivious"
 LONGEST_OPEN = 40
 """Tables of at most so many rows are shown unfolded."""
 
@@ -66,25 +76,6 @@ THEMES: dict[str, dict[str, str]] = {
     },
 }
 """The page's colours, which its figures take as well."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Headline:
-    """What is really left of one guard.
-
-    Attributes:
-        guard: its name.
-        colour: its colour in all figures.
-        clean: any row of it, for the clean rates.
-        worst: for each norm, the worst case at the largest eps, all threats side by side.
-        rejects: whether the guard may answer NOT SURE.
-    """
-
-    guard: str
-    colour: str
-    clean: RobustnessRow
-    worst: Sequence[RobustnessLine]
-    rejects: bool
 
 
 def write_report(records: Records, path: str | Path, *, title: str | None = None) -> Path:
@@ -123,48 +114,93 @@ def render(records: Records, *, title: str | None = None) -> str:
     from plotly.offline import get_plotlyjs
 
     check_records(records)
+    flags = flag_groups(records.flags())
+    # only the flags look at the probes
+    everything, records = records, records.ordinary()
     lines = robustness_table(records)
     detections = detection_table(records)
-    accuracy = accuracy_figures(records)
-    histograms = histogram_figures(records, lines, detections)
-    embedding = embedding_figure(records)
-    threats = threats_of(records)
     largest = {(line.guard, line.norm, line.eps) for line in at_largest_eps(lines)}
+    distortions, spent = minimal_distortions(records), costs(records)
+    figures: dict[str, Sequence[Figure]] = {
+        "split": _there(split_figure(records, lines)),
+        "accuracy": accuracy_figures(records),
+        "coverage": _there(coverage_figure(records, lines)),
+        "effort": _there(distance_figure(records), queries_figure(records)),
+        "transfer": _there(transfer_figure(records)),
+        "grids": grid_figures(records, lines),
+        "histograms": histogram_figures(records, lines, detections),
+        "generalisation": _there(generalisation_figure(records)),
+        "embedding": _there(embedding_figure(records)),
+    }
+    pictures = galleries(records, lines)
+    tables = {
+        "robustness.csv": robustness_csv(lines),
+        "detection.csv": detection_csv(detections),
+        "distortions.csv": rows_csv(distortions),
+        "costs.csv": rows_csv(spent),
+    }
+    threats = threats_of(records)
     data = records.meta.get("data") or "unnamed data"
-    environment = _environment()
-    return environment.get_template("template.html").render(
-        title=title or f"What is left: {data}",
-        data=data,
-        meta=records.meta,
-        records_count=len(records),
-        clean_count=len(records.where(guard=records.guards[0], threat=CLEAN)),
-        seed=records.distinct("seed")[0][0],
-        themes=THEMES,
-        guards=describe_guards(records),
-        headlines=_headlines(records, lines),
-        threats=threats,
-        only_oblivious=threats == [OBLIVIOUS],
-        untested=[name for name in _all_threats() if name not in threats],
-        attacks=describe_attacks(records),
-        costs=costs(records),
-        lines=lines,
-        detections=detections,
-        detections_at_largest=[
-            one for one in detections if (one.guard, one.norm, one.eps) in largest
-        ],
-        longest_open=LONGEST_OPEN,
-        accuracy=accuracy,
-        histograms=histograms,
-        embedding=embedding,
-        galleries=galleries(records, lines),
-        ties=int(records.column("tie").astype(bool).sum()),
-        downloads={
-            "robustness.csv": _data_uri(robustness_csv(lines)),
-            **({"detection.csv": _data_uri(detection_csv(detections))} if detections else {}),
-        },
-        figures=_figures_json([*accuracy, *histograms, *([embedding] if embedding else [])]),
-        plotly=get_plotlyjs(),
+    drawn = [figure for its in figures.values() for figure in its]
+    return _compact(
+        _environment()
+        .get_template("template.html")
+        .render(
+            title=title or f"What is left: {data}",
+            data=data,
+            meta=records.meta,
+            suite=records.meta.get("suite"),
+            records_count=len(everything),
+            probes_count=len(everything) - len(records),
+            clean_count=len(records.where(guard=records.guards[0], threat=CLEAN)),
+            seed=records.distinct("seed")[0][0],
+            themes=THEMES,
+            guards=describe_guards(records),
+            headlines=headlines(records, lines),
+            flags=flags,
+            threats=threats,
+            threat_lines=threat_lines(records),
+            only_oblivious=threats == [OBLIVIOUS],
+            white_box=WHITE_BOX,
+            oblivious=OBLIVIOUS,
+            labels=attack_labels(records),
+            attacks=describe_attacks(records),
+            costs=spent,
+            distortions=distortions,
+            lines=lines,
+            detections=detections,
+            detections_at_largest=[
+                one for one in detections if (one.guard, one.norm, one.eps) in largest
+            ],
+            longest_open=LONGEST_OPEN,
+            figures=figures,
+            galleries=pictures,
+            ties=int(everything.column("tie").astype(bool).sum()),
+            downloads={name: _data_uri(text) for name, text in tables.items() if text},
+            drawn={
+                figure.identifier: {
+                    "names": list(figure.alternatives),
+                    "of": figure.alternatives,
+                }
+                for figure in drawn
+            },
+            told={
+                **{figure.identifier: csv_text(figure.rows) for figure in drawn},
+                **{one.identifier: csv_text(gallery_rows(one)) for one in pictures},
+            },
+            plotly=get_plotlyjs(),
+        )
     )
+
+
+def _compact(page: str) -> str:
+    """The page without the indentation of its tables, which makes up half of them."""
+    tables, mark, scripts = page.partition('<script type="application/json"')
+    return re.sub(r"\s*\n\s*", "\n", tables) + mark + scripts
+
+
+def _there(*figures: Figure | None) -> list[Figure]:
+    return [figure for figure in figures if figure is not None]
 
 
 def _environment() -> Environment:
@@ -186,12 +222,13 @@ def _environment() -> Environment:
         formatting.budget_text,
         formatting.seconds_text,
         formatting.listing,
-        threat_words,
         bar,
         spans,
+        heights,
     ):
         environment.filters[function.__name__] = function
     environment.globals["NO_SUCCESS"] = formatting.NO_SUCCESS
+    environment.globals["DASH"] = formatting.DASH
     return environment
 
 
@@ -211,35 +248,11 @@ def spans(rows: Sequence[Any], *names: str) -> list[tuple[Any, int]]:
     return [(row, 0 if i else len(group)) for group in groups for i, row in enumerate(group)]
 
 
-def _headlines(records: Records, lines: Sequence[RobustnessLine]) -> list[Headline]:
-    colours = guard_colours(records)
-    worst = at_largest_eps([line for line in lines if line.worst])
-    found = []
-    for guard in records.guards:
-        own = [line for line in worst if line.guard == guard]
-        description = records.meta.get("guards", {}).get(guard, {})
-        found.append(
-            Headline(
-                guard=guard,
-                colour=colours[guard],
-                clean=own[0].strongest,
-                worst=own,
-                rejects=bool(description.get("detectors")),
-            )
-        )
-    return found
-
-
-def _all_threats() -> list[str]:
-    return list(dict.fromkeys([*THREATS, "transfer", "query"]))
-
-
-def _figures_json(figures: Sequence[Figure]) -> dict[str, Any]:
-    return {
-        figure.identifier: {"names": list(figure.alternatives), "of": figure.alternatives}
-        for figure in figures
-    }
+def heights(figure: Figure) -> Mapping[str, int]:
+    """How high a figure is before it is drawn, in pixels, on a wide and on a narrow page."""
+    first = next(iter(figure.alternatives.values()))
+    return {name: first[name]["height"] for name in ("wide", "narrow")}
 
 
 def _data_uri(text: str) -> str:
-    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
+    return "data:text/csv;charset=utf-8," + quote(text, safe=",.-_~:;()=/+")

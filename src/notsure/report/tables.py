@@ -11,16 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from notsure.core.errors import ConfigurationError
-from notsure.evaluation.metrics import (
-    WORST_CASE,
-    Detection,
-    RobustnessRow,
-    detection,
-    robustness,
-)
+from notsure.evaluation.detection import Detection, detection
+from notsure.evaluation.intervals import Area, Rate
 from notsure.evaluation.records import Records
+from notsure.evaluation.robustness import WORST_CASE, RobustnessRow, robustness
 from notsure.evaluation.threats import CLEAN, knowledge_of
 from notsure.report.formatting import budget_text, number, rate_short, rate_text, setting_text
+
+OBLIVIOUS, WHITE_BOX = "oblivious", "white-box"
 
 _Key = tuple[str, str, str, str | None, float | None]
 
@@ -74,6 +72,42 @@ class DetectionLine:
     norm: str | None
     eps: float | None
     by_threat: Mapping[str, Detection]
+
+    @property
+    def some(self) -> Detection:
+        """The figures of one of the threats, for what is the same under all."""
+        return next(iter(self.by_threat.values()))
+
+    @property
+    def control(self) -> bool:
+        """Whether the detector knows nothing, and is here to be compared with."""
+        return self.some.control
+
+    @property
+    def noise(self) -> bool:
+        """Whether the attack is noise, and is here to be compared with."""
+        return self.some.noise
+
+    @property
+    def held_out(self) -> bool | None:
+        """Whether the detector learnt from other attacks alone; None if it learnt from none."""
+        return self.some.held_out
+
+    @property
+    def adaptive(self) -> Area | None:
+        """Area over all images of the attack that knows the guard; None if it was not run."""
+        row = self.by_threat.get(WHITE_BOX)
+        if row is not None:
+            return row.everything
+        return self.by_threat[OBLIVIOUS].adaptive if OBLIVIOUS in self.by_threat else None
+
+    @property
+    def adaptive_flagged(self) -> Rate | None:
+        """Of all its images, the share above the frozen threshold; None if it was not run."""
+        row = self.by_threat.get(WHITE_BOX)
+        if row is not None:
+            return row.flagged_everything
+        return self.by_threat[OBLIVIOUS].adaptive_flagged if OBLIVIOUS in self.by_threat else None
 
 
 def check_records(records: Records) -> None:
@@ -134,7 +168,8 @@ def detection_table(records: Records) -> list[DetectionLine]:
         key = (row.guard, labels[row.attack_id], row.detector, row.norm, row.eps)
         lines.setdefault(key, {})[row.threat] = row
     order = {guard: position for position, guard in enumerate(records.guards)}
-    detectors = {name: position for position, name in enumerate(records.detectors)}
+    named = [*records.detectors, *records.controls]
+    detectors = {name: position for position, name in enumerate(named)}
     return sorted(
         (
             DetectionLine(
@@ -149,6 +184,7 @@ def detection_table(records: Records) -> list[DetectionLine]:
         ),
         key=lambda line: (
             order[line.guard],
+            line.control,
             detectors[line.detector],
             *_budget_order(line.norm, line.eps),
         ),
@@ -187,30 +223,53 @@ def strongest_attack(
 def attack_labels(records: Records) -> dict[str | None, str]:
     """A name for each attack identity: its class, and what tells it from others of its class.
 
-    Budgets have their own column, and whether the search stops early is the threat's doing, so
-    neither is part of the name, unless nothing else tells two attacks apart.
+    Budgets have their own column, and what a threat changes of an attack is the threat's doing (the
+    search runs to its end, the gradient is averaged), so only what differs between the attacks of
+    one guard and threat is part of a name, unless nothing else tells them apart.
     """
     known = records.meta.get("attacks", {})
-    signatures: dict[str | None, tuple[str, dict[str, str]]] = {}
-    for name, identity in records.distinct("attack", "attack_id"):
-        told = {
+    places = [
+        place
+        for *place, probe in records.distinct("guard", "threat", "attack", "attack_id", "probe")
+        if probe is None
+    ]
+    told = {
+        identity: {
             key: setting_text(value)
             for key, value in known.get(identity, {}).items()
             if key not in {"name", "norm", "eps", "early_stop"}
         }
-        signatures[identity] = (name, told)
+        for *_, identity in places
+    }
+    rivals: dict[tuple[str, str, str], list[str | None]] = {}
+    for guard, threat, name, identity in places:
+        rivals.setdefault((guard, threat, name), []).append(identity)
+    apart: dict[str, set[str]] = {}
+    for (_, _, name), identities in rivals.items():
+        keys = dict.fromkeys(key for one in identities for key in told[one])
+        apart.setdefault(name, set()).update(
+            key for key in keys if len({told[one].get(key) for one in identities}) > 1
+        )
     labels: dict[str | None, str] = {}
-    for identity, (name, told) in signatures.items():
-        rivals = [other for of_name, other in signatures.values() if of_name == name]
-        apart = [key for key in told if len({rival.get(key) for rival in rivals}) > 1]
-        differing = ", ".join(f"{key} = {told[key]}" for key in apart)
+    for _, _, name, identity in places:
+        its = told[identity]
+        differing = ", ".join(f"{key} = {its[key]}" for key in its if key in apart[name])
         labels[identity] = f"{name} ({differing})" if differing else name
     taken: dict[tuple[Any, ...], str | None] = {}
-    for *place, identity in records.distinct("guard", "threat", "norm", "eps", "attack_id"):
+    columns = ("guard", "threat", "norm", "eps", "attack_id", "probe")
+    for *place, identity, probe in records.distinct(*columns):
+        if probe is not None:
+            continue
         key = (*place, labels[identity])
         if taken.setdefault(key, identity) != identity:
             labels[identity] += f" #{identity}"
     return labels
+
+
+def first_substitute(records: Records) -> Records:
+    """Of an attack that was carried over from several substitutes, the rows of the first."""
+    names = [name for (name,) in records.distinct("substitute")]
+    return records if len(names) < 2 else records.where(substitute=names[0])
 
 
 def _budget_order(norm: str | None, eps: float | None) -> tuple[bool, str, float]:
@@ -246,7 +305,7 @@ def _console_table_of(guard: str, lines: list[RobustnessLine]) -> Table:
         ),
         title_justify="left",
         caption=f"n = {clean.lenient.n}, 95 % intervals; lenient: a rejected image counts as safe, "
-        "strict: as lost; the worst case is taken image by image.",
+        "strict: as lost; the worst case is taken image by image, over all eps up to it.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )

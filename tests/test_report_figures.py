@@ -1,0 +1,411 @@
+"""What the report draws, and what it writes beside each figure: numbers, images, CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from notsure.evaluation.coverage import coverage_accuracy
+from notsure.evaluation.distances import accuracy_against_distance
+from notsure.evaluation.intervals import area_under_roc, wilson
+from notsure.evaluation.records import Records
+from notsure.evaluation.robustness import WORST_CASE, robustness
+from notsure.evaluation.transferability import transfer_matrix
+from notsure.report.accuracy import accuracy_figures
+from notsure.report.coverage import coverage_figure
+from notsure.report.effort import distance_figure, queries_figure
+from notsure.report.export import csv_text
+from notsure.report.figures import Figure, Panel, arranged
+from notsure.report.gallery import galleries, gallery_rows, png
+from notsure.report.heatmaps import heat_map
+from notsure.report.histograms import histogram_figures
+from notsure.report.html import render
+from notsure.report.matrices import generalisation_figure, grid_figures, transfer_figure
+from notsure.report.split import split_figure
+from notsure.report.tables import attack_labels, detection_table, robustness_table
+from tests.records import attacked, clean, synthetic
+from tests.report_records import EVERY_THREAT, MANY, Attack, grid_of, made_up
+
+
+@pytest.fixture(scope="module")
+def records() -> Records:
+    """Every kind of row there is."""
+    return made_up(
+        {"CE": ["KDensity"], "bare": []},
+        threats=EVERY_THREAT,
+        attacks=MANY,
+        purified=True,
+        substitutes=("another seed", "distilled"),
+    )
+
+
+def _lines(figure: Figure, choice: str) -> list[dict[str, Any]]:
+    """The traces of an alternative that show numbers, and not the intervals about them."""
+    return [
+        trace
+        for trace in figure.alternatives[choice]["data"]
+        if trace["hoverinfo"] != "skip" and trace["x"] != [None]
+    ]
+
+
+def _titles(figure: Figure, choice: str) -> list[str]:
+    return [re.sub("<[^>]+>", " ", one["text"]).strip() for one in _notes(figure, choice)]
+
+
+def _notes(figure: Figure, choice: str) -> list[dict[str, Any]]:
+    notes: list[dict[str, Any]] = figure.alternatives[choice]["wide"]["annotations"]
+    return notes
+
+
+def test_all_guards_stand_in_one_plot_for_each_threat(records: Records) -> None:
+    compared, single = accuracy_figures(records)
+    rows = {
+        (row.guard, row.threat, row.eps): row
+        for row in robustness(records)
+        if row.attack == WORST_CASE
+    }
+    for choice, rate in zip(compared.alternatives, ("lenient", "strict"), strict=True):
+        assert choice.startswith(rate)
+        threats = _titles(compared, choice)
+        assert threats == list(EVERY_THREAT[::-1])
+        lines = _lines(compared, choice)
+        assert [line["name"] for line in lines] == ["CE", "bare"] * len(threats)
+        assert [line["showlegend"] for line in lines] == [True, True] + [False] * 8
+        for line, threat in zip(lines, np.repeat(threats, 2), strict=True):
+            assert line["x"] == [0.0, 0.1, 0.3]
+            shown = [
+                round(100 * getattr(rows[line["name"], threat, e], rate).value, 2)
+                for e in (0.1, 0.3)
+            ]
+            assert line["y"][1:] == shown
+        assert len({line["marker"]["symbol"] for line in lines}) == 2
+    assert len(_titles(single, "")) == 2 * len(EVERY_THREAT)
+
+
+def test_one_guard_is_not_compared_with_itself() -> None:
+    assert [f.identifier for f in accuracy_figures(made_up({"CE": []}))] == ["accuracy-linf"]
+
+
+def test_split_adds_up_to_all_images(records: Records) -> None:
+    figure = split_figure(records, robustness_table(records))
+    assert figure is not None
+    parts: dict[tuple[str, str], dict[str, float]] = {}
+    for trace in figure.alternatives["ℓ∞"]["data"]:  # noqa: RUF001
+        for label, share in zip(trace["y"], trace["x"], strict=True):
+            parts.setdefault((trace["xaxis"], label), {})[trace["name"]] = share
+    assert len(parts) == 2 * (1 + 2 * len(EVERY_THREAT))
+    for shares in parts.values():
+        assert sum(shares.values()) == pytest.approx(100, abs=0.02)
+    row = next(
+        row
+        for row in robustness(records)
+        if (row.guard, row.threat, row.eps, row.attack) == ("CE", "white-box", 0.1, WORST_CASE)
+    )
+    assert parts["x", "0.1 white-box"] == {
+        "accepted and right": round(100 * row.right.value, 2),
+        "accepted and wrong": round(100 * row.wrong.value, 2),
+        "rejected": round(100 * row.flagged.value, 2),
+    }
+    textures = {trace["marker"]["pattern"]["shape"] for trace in figure.alternatives["ℓ∞"]["data"]}  # noqa: RUF001
+    assert len(textures) == 3
+    for told in figure.rows:
+        assert told["right"].count + told["wrong"].count + told["flagged"].count == 60
+
+
+def test_coverage_marks_the_frozen_threshold(records: Records) -> None:
+    figure = coverage_figure(records, robustness_table(records))
+    assert figure is not None
+    assert _titles(figure, "") == ["CE"]
+    known = {
+        (one.threat, one.attack, one.eps): one
+        for one in coverage_accuracy(records)
+        if one.guard == "CE"
+    }
+    lines = _lines(figure, "")
+    assert {line["name"] for line in lines} == {"clean", *EVERY_THREAT}
+    marks = [t for t in figure.alternatives[""]["data"] if t["mode"] == "markers"]
+    assert len(marks) == len(lines)
+    accepted = records.where(guard="CE", threat="clean").column("accepted").astype(bool)
+    mark = next(mark for mark in marks if mark["name"] == "clean")
+    assert mark["x"] == [pytest.approx(100 * accepted.mean(), abs=0.01)]
+    points = [p for p in known["clean", "none", 0.0].points if p.coverage.count]
+    line = next(line for line in lines if line["name"] == "clean")
+    assert line["y"] == [round(100 * p.accuracy.value, 2) for p in points]
+    assert line["x"][-1] == 100
+
+
+def test_only_guards_that_reject_have_a_coverage() -> None:
+    bare = made_up({"bare": []})
+    assert coverage_figure(bare, robustness_table(bare)) is None
+
+
+def test_distance_curves_are_the_metrics(records: Records) -> None:
+    figure = distance_figure(records)
+    assert figure is not None
+    assert list(figure.alternatives) == ["DeepFool"]
+    # one guard's attack has two settings there, which are the threats' doing
+    found = {key[:2]: points for key, points in accuracy_against_distance(records).items()}
+    lines = _lines(figure, "DeepFool")
+    threats = np.repeat(_titles(figure, "DeepFool"), 2)
+    for line, threat in zip(lines, threats, strict=True):
+        points = found[line["name"], threat]
+        assert line["y"] == [round(100 * point.lenient.value, 2) for point in points]
+        assert line["x"] == pytest.approx([point.distance for point in points], rel=1e-5)
+
+
+def test_queries_are_of_the_query_threats_alone(records: Records) -> None:
+    figure = queries_figure(records)
+    assert figure is not None
+    assert {row["threat"] for row in figure.rows} == {"query-scores", "query-decisions"}
+    choice = next(iter(figure.alternatives))
+    assert _titles(figure, choice) == ["query-decisions", "query-scores"]
+    assert queries_figure(made_up({"CE": []})) is None
+
+
+def test_transfer_matrix_is_drawn_by_substitute(records: Records) -> None:
+    figure = transfer_figure(records)
+    assert figure is not None
+    cells = {(c.attack, c.eps, c.substitute, c.guard): c for c in transfer_matrix(records)}
+    choice = next(name for name in figure.alternatives if name.startswith("PGD, ℓ∞ 0.3"))  # noqa: RUF001
+    fooled, flagged = figure.alternatives[choice]["data"]
+    layout = figure.alternatives[choice]["wide"]
+    down, across = layout["yaxis"]["ticktext"], layout["xaxis"]["ticktext"]
+    assert set(down) == {"itself", "another seed", "distilled"}
+    assert across == ["CE", "bare"]
+    for i, substitute in enumerate(down):
+        for j, guard in enumerate(across):
+            cell = cells["PGD", 0.3, substitute, guard]
+            assert fooled["z"][i][j] == round(100 * cell.success.value, 2)
+            assert flagged["text"][i][j] == f"{100 * cell.flagged.value:.1f}"
+    assert transfer_figure(made_up({"CE": []})) is None
+
+
+def test_generalisation_is_a_matrix_of_attacks(records: Records) -> None:
+    figure = generalisation_figure(records)
+    assert figure is not None
+    (drawn,) = figure.alternatives[""]["data"]
+    # noise is not an attack to learn from
+    assert drawn["text"] == [
+        [f"{row['area'].value:.3f}" for row in figure.rows[start : start + 3]]
+        for start in (0, 3, 6)
+    ]
+    assert figure.alternatives[""]["wide"]["xaxis"]["ticktext"] == ["FGSM", "PGD", "DeepFool"]
+    assert generalisation_figure(made_up({"bare": []})) is None
+
+
+def test_grid_of_two_parameters() -> None:
+    values = [{"lambda": a, "width": b} for a in (10.0, 0.1) for b in (1.0, 2.0)][:3]
+    records = grid_of(values)
+    (figure,) = grid_figures(records, robustness_table(records))
+    choice = next(
+        name for name in figure.alternatives if name.startswith("robust accuracy, strict")
+    )
+    (drawn,) = figure.alternatives[choice]["data"]
+    layout = figure.alternatives[choice]["wide"]
+    assert layout["yaxis"]["ticktext"] == ["0.1", "10"]
+    assert layout["xaxis"]["ticktext"] == ["1", "2"]
+    # the fourth guard is missing
+    assert drawn["z"][0][1] is None
+    assert drawn["text"][0][1] == ""
+    row = next(
+        row
+        for row in robustness(records)
+        if (row.guard, row.threat, row.eps, row.attack)
+        == ("lambda 10, width 2", "white-box", 0.3, WORST_CASE)
+    )
+    assert drawn["z"][1][1] == round(100 * row.strict.value, 2)
+
+
+def test_grid_of_one_parameter_stands_against_eps() -> None:
+    records = grid_of([{"lambda": value} for value in (10.0, 0.1)])
+    (figure,) = grid_figures(records, robustness_table(records))
+    layout = figure.alternatives["robust accuracy, lenient, white-box, ℓ∞"]["wide"]  # noqa: RUF001
+    assert layout["yaxis"]["ticktext"] == ["0.1", "10"]
+    assert layout["xaxis"]["ticktext"] == ["clean", "eps 0.1", "eps 0.3"]
+
+
+@pytest.mark.parametrize("told", [{}, {"parameters": {"kind": "A"}}, {"parameters": {"a": 1.0}}])
+def test_no_grid_without_numbers_that_differ(told: dict[str, Any]) -> None:
+    records = made_up({"A": [], "B": []}, told={"A": told, "B": told})
+    assert grid_figures(records, robustness_table(records)) == []
+
+
+def test_missing_cells_stay_empty() -> None:
+    cells = {("a", "b"): None, ("a", "c"): wilson(0, 0), ("d", "b"): area_under_roc([1], [2])}
+    (drawn,) = heat_map({"": cells}, down="x", across="y")["data"]
+    assert drawn["z"] == [[None, None], [100.0, None]]
+    assert drawn["text"] == [["", ""], ["1.000", ""]]
+
+
+def test_histograms_count_every_image(records: Records) -> None:
+    lines, detections = robustness_table(records), detection_table(records)
+    (figure,) = histogram_figures(records, lines, detections)
+    rows = [
+        row
+        for row in figure.rows
+        if (row["attack"], row["eps"], row["threat"]) == ("PGD", 0.3, "white-box")
+    ]
+    scores = records.where(guard="CE", threat="clean").column("score_KDensity")
+    inside = (scores >= rows[0]["from"]) & (scores < rows[-1]["to"])
+    assert sum(row["clean images"] for row in rows) == inside.sum()
+    for row in rows:
+        its = (scores.astype(float) >= row["from"]) & (scores.astype(float) < row["to"])
+        assert row["clean images"] == its.sum()
+
+
+def test_gaps_keep_the_columns_of_a_wide_page_alone() -> None:
+    panels = [Panel(title=f"{i}", traces=[], x={}, y={}) for i in range(3)]
+    drawn = arranged([panels[0], None, panels[1], panels[2]], columns=2, height=99, narrow_height=9)
+    wide, narrow = drawn["wide"], drawn["narrow"]
+    assert wide["xaxis"]["domain"] == wide["xaxis3"]["domain"]
+    assert wide["xaxis4"]["domain"][0] > 0.5
+    assert "xaxis2" not in wide
+    assert [narrow[name]["domain"][1] for name in ("yaxis", "yaxis3", "yaxis4")] == pytest.approx(
+        [1.0, 0.6, 0.2], abs=0.15
+    )
+    assert [one["text"] for one in wide["annotations"]] == ["0", "1", "2"]
+
+
+def test_galleries_show_what_the_purifier_makes(records: Records) -> None:
+    first, *_ = galleries(records, robustness_table(records))
+    assert first.purified
+    for one in first.examples:
+        for answer in (one.clean, *one.by_threat.values()):
+            assert answer is not None
+            assert answer.purified
+            assert answer.purified != answer.picture
+    assert len(gallery_rows(first)) == 3 * (1 + len(EVERY_THREAT))
+    plain, *_ = galleries(made_up(), robustness_table(made_up()))
+    assert not plain.purified
+    kept = records.where(guard="CE", threat="clean", index=0).table["image"].to_pylist()[0]
+    pixels = np.round(255 * np.asarray(kept, float)).astype(np.uint8).reshape(4, 4)
+    picture = next(one for one in first.examples if one.index == 0).clean.picture
+    assert base64.b64decode(picture.partition(",")[2]) == png(pixels)
+
+
+def test_labels_leave_out_what_the_threat_changes() -> None:
+    records = synthetic(
+        clean(y=[0, 1]),
+        attacked("PGD", settings={"steps": 40, "early_stop": False}),
+        attacked("PGD", threat="white-box", settings={"steps": 40, "gradient": {"name": "EOT"}}),
+        attacked("FGSM", settings={"steps": 1}),
+        attacked("FGSM", settings={"steps": 2}),
+    )
+    labels = attack_labels(records)
+    assert sorted(label for key, label in labels.items() if key is not None) == [
+        "FGSM (steps = 1)",
+        "FGSM (steps = 2)",
+        "PGD",
+        "PGD",
+    ]
+
+
+def test_several_settings_of_minimum_norm_attacks_are_told_apart() -> None:
+    attacks: list[Attack] = [("DDN", None, None, {"steps": n}) for n in (10, 20)]
+    figure = distance_figure(made_up({"CE": []}, attacks=attacks))
+    assert figure is not None
+    assert list(figure.alternatives) == ["DDN (steps = 10)", "DDN (steps = 20)"]
+
+
+def test_csv_holds_rates_with_their_intervals() -> None:
+    text = csv_text(
+        [
+            {"name": 'a "quoted", name', "rate": wilson(3, 4), "held": True},
+            {"name": "b", "rate": wilson(0, 0), "area": area_under_roc([0.0], [1.0])},
+        ]
+    )
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert rows[0]["name"] == 'a "quoted", name'
+    assert (rows[0]["rate"], rows[0]["rate_n"], rows[0]["held"]) == ("0.75", "4", "yes")
+    assert float(rows[0]["rate_low"]) == pytest.approx(0.3006, abs=1e-4)
+    assert (rows[1]["rate"], rows[1]["rate_n"], rows[1]["held"]) == ("", "0", "")
+    assert (rows[0]["area"], rows[1]["area"], rows[1]["area_n"]) == ("", "1.0", "1")
+    assert csv_text([]) == ""
+
+
+def _held(page: str, name: str) -> Any:
+    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', page, re.S)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_every_figure_has_its_data(records: Records) -> None:
+    page = render(records)
+    figures, told = _held(page, "figures"), _held(page, "told")
+    assert set(told) == {*figures, "images-1", "images-2"}
+    for name, text in told.items():
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert rows, name
+        assert None not in rows[0]
+    drawn = re.findall(r'<div class="plot" data-figure="([^"]+)"', page)
+    assert sorted(drawn) == sorted(figures)
+    assert all(
+        f'data-figure="{name}" data-as="{kind}"' in page for name in told for kind in ("svg", "csv")
+    )
+
+
+def test_page_of_a_whole_suite_is_below_its_limit() -> None:
+    eps = (0.1, 0.2, 0.3)
+    attacks: list[Attack] = [
+        *((name, "linf", e, {}) for name in ("RandomNoise", "FGSM", "PGD") for e in eps),
+        ("DeepFool", None, None, {}),
+        ("CarliniWagner", None, None, {}),
+    ]
+    records = made_up(
+        {f"guard {i}": ["KDensity", "Confidence"] for i in range(3)},
+        threats=EVERY_THREAT,
+        attacks=attacks,
+        count=200,
+        controls=("untrained-detector", "untrained-network"),
+    )
+    assert len(render(records).encode()) < 10_000_000
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+def test_png_holds_the_pixels(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    file = png(pixels)
+    assert file.startswith(b"\x89PNG\r\n\x1a\n")
+    at, chunks = 8, {}
+    while at < len(file):
+        (size,) = struct.unpack(">I", file[at : at + 4])
+        kind, body = file[at + 4 : at + 8], file[at + 8 : at + 8 + size]
+        assert struct.unpack(">I", file[at + 8 + size : at + 12 + size]) == (
+            zlib.crc32(kind + body),
+        )
+        chunks[kind] = body
+        at += 12 + size
+    assert struct.unpack(">IIBB", chunks[b"IHDR"][:10]) == (7, 5, 8, 0 if len(shape) == 2 else 2)
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(5, -1)
+    assert not rows[:, 0].any()
+    assert np.array_equal(rows[:, 1:], pixels.reshape(5, -1))
+
+
+def test_histograms_of_several_substitutes_show_what_their_area_is_of() -> None:
+    y = [0, 0, 1, 1]
+    records = synthetic(
+        clean(y=y, score_A=[0.0, 0.1, 0.2, 0.3]),
+        attacked("PGD", prediction=1, threat="transfer", substitute="a", score_A=[5.0, 5, 5, 5]),
+        attacked(
+            "PGD",
+            prediction=[1, 0, 0, 0],
+            threat="transfer",
+            substitute="b",
+            score_A=[1.0, 1.1, 1.2, 1.3],
+        ),
+    )
+    detections = detection_table(records)
+    (figure,) = histogram_figures(records, robustness_table(records), detections)
+    # of the second image only the first substitute's version is misclassified
+    assert sum(row["adversarial images"] for row in figure.rows if row["from"] < 2) == 3
+    assert sum(row["adversarial images"] for row in figure.rows if row["from"] >= 2) == 1
+    assert detections[0].by_threat["transfer"].successful.positives == 4
