@@ -96,9 +96,8 @@ class Tab:
         self.call("Page.navigate", url=page.resolve().as_uri())
         self.until("document.readyState === 'complete'")
 
-    def draw_all(self) -> int:
-        """Has every figure drawn, folded or not, and returns how many there are."""
-        self.run("window.dispatchEvent(new Event('beforeprint'))")
+    def drawn(self) -> int:
+        """Waits until every figure of a report is drawn, and returns how many there are."""
         count = int(self.run("document.querySelectorAll('.plot').length"))
         self.until(f"document.querySelectorAll('.plot .main-svg:first-child').length >= {count}")
         return count

@@ -32,6 +32,7 @@ ROOMS = [
     "defences",
     "evaluation",
     "report",
+    "studies",
     "demo",
     "cli",
     "__main__",

@@ -62,7 +62,7 @@ def quiet(browser: Tab) -> Iterator[None]:
 
 def test_every_figure_is_drawn(browser: Tab, path: Path) -> None:
     browser.show(path)
-    count = browser.draw_all()
+    count = browser.drawn()
     names = browser.run("[...document.querySelectorAll('.plot')].map((p) => p.dataset.figure)")
     assert names == [
         "split",
@@ -84,17 +84,9 @@ def test_every_figure_is_drawn(browser: Tab, path: Path) -> None:
     assert HOSTILE in title
 
 
-def test_figures_wait_until_they_come_near(browser: Tab, path: Path) -> None:
-    browser.show(path, height=600)
-    drawn = "[...document.querySelectorAll('.plot')].filter((p) => p.children.length).length"
-    assert browser.run(drawn) == 0
-    browser.run("document.querySelector('[data-figure=split]').scrollIntoView()")
-    browser.until(f"{drawn} > 0")
-
-
 def test_another_attack_can_be_chosen(browser: Tab, path: Path, delicate: Records) -> None:
     browser.show(path)
-    browser.draw_all()
+    browser.drawn()
     browser.run(
         """(() => {
         const select = document.querySelector("select[data-figure=scores-1]");
@@ -120,7 +112,7 @@ def test_page_is_never_wider_than_its_window(
     browser: Tab, path: Path, width: int, dark: bool
 ) -> None:
     browser.show(path, width=width, dark=dark)
-    browser.draw_all()
+    browser.drawn()
     assert browser.run("innerWidth") == width
     assert browser.run("document.documentElement.scrollWidth") <= width
     edges = "[...document.querySelectorAll('.plot .main-svg')].map((s) => {}.right)"
@@ -131,7 +123,7 @@ def test_dark_scheme_reaches_the_figures(browser: Tab, path: Path) -> None:
     colours = {}
     for dark in (False, True):
         browser.show(path, dark=dark)
-        browser.draw_all()
+        browser.drawn()
         colours[dark] = (
             browser.run("getComputedStyle(document.body).backgroundColor"),
             browser.run("document.querySelector('[data-figure=split] .xtick text').style.fill"),
@@ -148,7 +140,7 @@ def test_dark_scheme_reaches_the_figures(browser: Tab, path: Path) -> None:
 
 def test_tab_reaches_every_control_and_leaves_it(browser: Tab, path: Path) -> None:
     browser.show(path)
-    browser.draw_all()
+    browser.drawn()
     browser.run(
         f"""[...document.querySelectorAll({FOCUSABLE!r})].filter(
         (one) => one.tabIndex >= 0 && one.checkVisibility()

@@ -54,8 +54,15 @@ def test_threats_are_those_of_the_rows_not_of_the_meta(tmp_path: Path) -> None:
 def test_what_comes_from_the_user_is_escaped(tmp_path: Path) -> None:
     evil = '"><img src=x onerror=alert(2)>'
     detector = "</script><b>d"
-    records = made_up({HOSTILE: [detector]}, data=evil, class_names=[evil, "bee", "cat"])
-    plain = page_of(made_up({"CE": ["KDensity"]}), tmp_path)
+    other = {"parameters": {evil: 2.0}}
+    records = made_up(
+        {HOSTILE: [detector], "other": []},
+        data=evil,
+        class_names=[evil, "bee", "cat"],
+        told={HOSTILE: {"parameters": {evil: 1.0}}, "other": other},
+    )
+    told = {"CE": {"parameters": {"a": 1.0}}, "other": {"parameters": {"a": 2.0}}}
+    plain = page_of(made_up({"CE": ["KDensity"], "other": []}, told=told), tmp_path)
     page = page_of(records, tmp_path, title=f"{HOSTILE} report")
     assert [tag for tag, _ in page.tags if tag == "script"] == ["script"] * 5
     assert len(page.tags) == len(plain.tags)

@@ -26,6 +26,7 @@ def embedding_figure(records: Records) -> Figure | None:
     """Where the clean images' features lie, a panel for each guard; None without features."""
     panels: list[Panel] = []
     rows: list[dict[str, Any]] = []
+    known: dict[bytes, _Floats] = {}
     for guard in records.guards:
         clean = records.where(guard=guard, threat=CLEAN)
         clean = Records(clean.table.filter(pc.is_valid(clean.table["features"])), records.meta)
@@ -35,7 +36,10 @@ def embedding_figure(records: Records) -> Figure | None:
         features = np.stack([np.asarray(row, float) for row in clean.table["features"].to_pylist()])
         if not np.isfinite(features).all() or float(features.std(axis=0).max()) == 0.0:
             continue
-        points = tsne(features)
+        # guards on one network have the same features
+        key = features.tobytes()
+        points = known[key] if key in known else tsne(features)
+        known[key] = points
         panels.append(_panel(guard, clean, points, first=not panels))
         rows += _rows(guard, clean, points)
     if not panels:

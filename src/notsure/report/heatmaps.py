@@ -35,10 +35,10 @@ def heat_map(
         down: what the rows are.
         across: what the columns are.
     """
-    columns = [list(dict.fromkeys(name for _, name in cells)) for cells in panels.values()]
-    most = max(map(len, columns))
+    across_names = [list(dict.fromkeys(name for _, name in cells)) for cells in panels.values()]
+    most = max(map(len, across_names))
     rows = max(len({name for name, _ in cells}) for cells in panels.values())
-    names = [name for its in columns for name in its]
+    names = [name for its in across_names for name in its]
     lines = max(len(_broken(name, most)) for name in names)
     drawn = [_panel(title, cells, most, down, across) for title, cells in panels.items()]
     columns = 2 if most <= _MOST_IN_HALF else 1

@@ -26,6 +26,8 @@ from notsure.report.tables import (
 
 BINS = 40
 MOST_COLUMNS = 3
+_HEADROOM = 1.25
+"""How high an axis goes, in the highest bar, so that the remark stands clear of the bars."""
 REACH = 6.0
 """How far beyond the threshold an axis goes, in distances from clean median to threshold."""
 
@@ -188,12 +190,13 @@ def _panel(
         "clean": (MUTED, "rgba(128,128,128,0.28)"),
         "adversarial": (colour, translucent(colour, 0.28)),
     }
-    traces, beyond = [], []
+    traces, beyond, peak = [], [], 0.0
     for name, values in scores.items():
         line, fill = looks[name]
         counts = _counted(values, edges)
         beyond.append(f"{len(values) - int(counts.sum())} {name}")
         shares = 100 * counts / max(len(values), 1)
+        peak = max(peak, float(shares.max()))
         traces.append(
             {
                 "type": "scatter",
@@ -217,7 +220,7 @@ def _panel(
             "title": {"text": "score", "standoff": 4},
             "range": [float(edges[0]), float(edges[-1])],
         },
-        y={"title": {"text": "images, %", "standoff": 4}, "rangemode": "tozero"},
+        y={"title": {"text": "images, %", "standoff": 4}, "range": [0, _HEADROOM * (peak or 1.0)]},
         line=threshold,
         remark="<br>".join([*written, f"beyond: {', '.join(beyond)}"]),
     )

@@ -113,7 +113,8 @@ def grid_figures(records: Records, lines: Sequence[RobustnessLine]) -> list[Figu
         figures.append(_two(records, lines, down, across, parameters))
     if not figures:
         figures = [_one(lines, name, parameters) for name in _names(parameters)]
-    return figures
+    # the names are the user's, and no part of an id
+    return [replace(one, identifier=f"grid-{i + 1}") for i, one in enumerate(figures)]
 
 
 def _numeric(records: Records) -> dict[str, dict[str, float]]:
@@ -172,7 +173,7 @@ def _two(
                     for j, column in enumerate(told.columns)
                 ]
     return Figure(
-        identifier=f"grid-{down}-{across}",
+        identifier="grid",
         heading=f"{down} and {across}",
         caption="Each cell is a guard with these parameters, in per cent; the worst case over all "
         "attacks and all eps up to the stated one.",
@@ -213,7 +214,7 @@ def _one(
                     }
                 )
     return Figure(
-        identifier=f"grid-{name}",
+        identifier="grid",
         heading=name,
         caption="Each row is a guard with this parameter, in per cent; the worst case over all "
         "attacks and all eps up to the stated one.",

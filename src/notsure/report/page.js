@@ -135,22 +135,20 @@
     select.addEventListener("change", () => draw(select.dataset.figure));
   });
 
-  // a figure is drawn when it comes near the window, or out of a folded part
-  const near = new IntersectionObserver(
-    (entries) => {
-      entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
-        near.unobserve(target);
-        draw(target.dataset.figure);
-      });
-    },
-    { rootMargin: "900px 0px" },
-  );
-  Object.keys(figures).forEach((id) => near.observe(plotOf(id)));
+  // one figure after the other, so that the page answers in between
+  const waiting = Object.keys(figures);
+  const drawNext = () => {
+    const id = waiting.shift();
+    if (id === undefined) return;
+    if (!drawn.has(id)) draw(id);
+    setTimeout(drawNext, 0);
+  };
+  setTimeout(drawNext, 0);
   window.addEventListener("beforeprint", () => {
     document.querySelectorAll("details").forEach((part) => {
       part.open = true;
     });
-    Object.keys(figures).forEach((id) => drawn.has(id) || draw(id));
+    waiting.splice(0).filter((id) => !drawn.has(id)).forEach(draw);
   });
   const again = () => drawn.forEach(draw);
   dark.addEventListener("change", again);
