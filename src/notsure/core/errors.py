@@ -33,3 +33,15 @@ class CheckpointError(NotSureError, RuntimeError):
 
 class VerificationError(NotSureError, RuntimeError):
     """A result that did not hold when it was checked again."""
+
+
+class DeadlineError(NotSureError, TimeoutError):
+    """Work that stopped at a checkpoint because its time was over."""
+
+
+class RunningError(NotSureError, RuntimeError):
+    """Work that another process is at."""
+
+
+class FullDiskError(NotSureError, OSError):
+    """A result that could not be written for lack of space."""

@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from notsure.core.errors import CheckpointError, ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
 
 _NOTE = "notsure"
 
