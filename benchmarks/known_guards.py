@@ -26,7 +26,7 @@ from notsure.core.state import seeded
 from notsure.core.storage import load_tensors, save_json, save_tensors
 from notsure.data import Split
 from notsure.detectors import KDensity, ReconstructionError
-from notsure.evaluation import Records, conclusions, within_certificate
+from notsure.evaluation import Certified, Records, conclusions
 from notsure.models import Randomized
 from notsure.purifiers import Autoencoder, MagNet
 from notsure.smoothing import certify
@@ -224,20 +224,15 @@ def examined(name: str, workshop: Workshop, out: Path) -> tuple[Known, Records]:
     return known, records
 
 
-def certified(known: Known, records: Records, name: str, workshop: Workshop, out: Path) -> str:
-    """How the attacks fared inside the certificate, for a randomized network; written as well."""
-    if not known.guard.stochastic or known.guard.purifier is not None:
-        return ""
+def certified(known: Known, name: str, workshop: Workshop, out: Path) -> dict[str, Certified]:
+    """The certificate of a randomized network, which is written as well."""
+    if not known.guard.classifier.stochastic:
+        return {}
     x = workshop.split.test.select(slice(0, known.count)).x
     certificate = certify(known.guard.classifier, x, seed=SEED)
     told = {"radius": certificate.radius.tolist(), "label": certificate.label.tolist()}
     save_json(out / name / "certificate.json", told)
-    kept = within_certificate(records, name, certificate.radius, certificate.label)
-    median = float(certificate.radius.median())
-    return (
-        f"; median certified radius {median:.2f}, inside of which {kept.count} of {kept.n} "
-        "attacked images keep the certified label"
-    )
+    return {name: Certified(**told)}
 
 
 def main() -> None:
@@ -252,9 +247,9 @@ def main() -> None:
     workshop = Workshop(arguments.data, arguments.networks)
     for name in arguments.only.split(",") if arguments.only else GUARDS:
         known, records = examined(name, workshop, arguments.out)
-        for one in conclusions(records):
-            more = certified(known, records, name, workshop, arguments.out)
-            print(f"{name}, known: {known.known}. {one.judgement}: {one.because}{more}")  # noqa: T201
+        certificates = certified(known, name, workshop, arguments.out)
+        for one in conclusions(records, certificates):
+            print(f"{name}, known: {known.known}. {one.judgement}: {one.because}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 import notsure as ns
 from notsure.attacks import PGD, RandomNoise
 from notsure.core.errors import ConfigurationError
-from notsure.evaluation import conclusions, within_certificate
+from notsure.evaluation import Certified, conclusions, within_certificate
 from notsure.models import Randomized
 from notsure.smoothing import certify
 from tests.conftest import Digits
@@ -109,6 +109,35 @@ def test_a_certificate_is_counted_by_its_own_radii() -> None:
     assert (found.count, found.n) == (1 + 3, 2 + 3)
     with pytest.raises(ConfigurationError, match="as many radii"):
         within_certificate(records, "guard", radius[:2], label[:2])
+
+
+@pytest.mark.parametrize(
+    ("radius", "fooled", "judgement"),
+    [(0.6, 4, "holds"), (0.4, 4, "not believable"), (0.6, 60, "not believable")],
+)
+def test_a_certificate_is_a_proof_unless_it_is_refuted(
+    radius: float, fooled: int, judgement: str
+) -> None:
+    labels = [0] * COUNT
+    records = synthetic(
+        clean(y=labels, prediction=predictions(4)),
+        attacked(
+            "PGD",
+            threat="white-box",
+            norm="l2",
+            eps=0.5,
+            y=labels,
+            l2=[0.5] * COUNT,
+            prediction=predictions(fooled),
+            gradients=[40] * COUNT,
+            dead_gradients=[30] * COUNT,
+        ),
+    )
+    told = Certified(radius=[radius] * COUNT, label=predictions(4))
+    (conclusion,) = conclusions(records, {"guard": told})
+    assert conclusion.judgement == judgement
+    certain = 100 * (COUNT - 4) / COUNT if radius >= 0.5 else 0
+    assert f"certified there: {certain:.1f} %" in conclusion.because
 
 
 def test_smoothing_holds_inside_its_certificate(digits: Digits) -> None:

@@ -10,6 +10,9 @@ import typer
 
 import notsure
 
+UNFINISHED = 75
+"""The exit code of a run whose deadline came; the same command goes on."""
+
 app = typer.Typer(
     name="notsure",
     help="Attack, harden and guard image classifiers, and measure honestly what is left.",
@@ -161,6 +164,47 @@ def defences(
     for one in known.catalogue():
         table.add_row(one.name, one.kind, one.paper, one.query_cost)
     Console().print(table)
+
+
+@app.command()
+def run(
+    study: Annotated[
+        str, typer.Argument(help="A study's YAML file, or the name of one of notsure's: digits.")
+    ],
+    scale: Annotated[
+        str, typer.Option(help="smoke (minutes), cpu (hours) or paper (as the report did).")
+    ] = "smoke",
+    out: Annotated[
+        Path, typer.Option(help="Folder of results; studies share what they both declare.")
+    ] = Path("runs/studies"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan with its time, and do nothing.")
+    ] = False,
+    deadline: Annotated[
+        str | None,
+        typer.Option(help="Such as 9m or 2h30m: stop at a checkpoint then, with exit code 75."),
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of data sets; by default that of NOTSURE_DATA.")
+    ] = None,
+) -> None:
+    """Run a study: train, guard, attack, tabulate; what is done is not done again."""
+    from notsure.studies.console import run_study
+
+    try:
+        outcome = run_study(
+            study,
+            scale=scale,
+            out=out,
+            dry_run=dry_run,
+            deadline=deadline,
+            data_root=data_root,
+        )
+    except KeyboardInterrupt:
+        typer.echo("notsure: interrupted; the same command goes on from the checkpoint.", err=True)
+        raise typer.Exit(130) from None
+    if outcome is not None and not outcome.finished:
+        raise typer.Exit(UNFINISHED)
 
 
 def main() -> None:

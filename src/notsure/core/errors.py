@@ -35,7 +35,7 @@ class VerificationError(NotSureError, RuntimeError):
     """A result that did not hold when it was checked again."""
 
 
-class DeadlineError(NotSureError, TimeoutError):
+class DeadlineError(NotSureError, RuntimeError):
     """Work that stopped at a checkpoint because its time was over."""
 
 

@@ -1,6 +1,11 @@
 """Evaluation: threats, records, and the metrics computed from records alone."""
 
-from notsure.evaluation.conclusions import Conclusion, conclusions, within_certificate
+from notsure.evaluation.conclusions import (
+    Certified,
+    Conclusion,
+    conclusions,
+    within_certificate,
+)
 from notsure.evaluation.costs import Cost, QueryCurve, QueryPoint, costs, success_against_queries
 from notsure.evaluation.coverage import Coverage, CoveragePoint, coverage_accuracy
 from notsure.evaluation.detection import Detection, Generalisation, detection, generalisation
@@ -44,6 +49,7 @@ __all__ = [
     "THREATS",
     "WORST_CASE",
     "Area",
+    "Certified",
     "Conclusion",
     "Cost",
     "Coverage",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from notsure.core.errors import ConfigurationError
-from notsure.evaluation.intervals import Rate, wilson
+from notsure.evaluation.intervals import Rate, rate_of, wilson
 from notsure.evaluation.records import Records
 from notsure.evaluation.robustness import WORST_CASE, RobustnessRow, robustness
 from notsure.evaluation.sanity import flags
@@ -22,6 +22,10 @@ BROKEN = 0.2
 
 HOLDS = 0.8
 """It holds if it withstands this share of the images that it withstands unattacked."""
+
+REFUTED = 0.99
+"""A certificate is refuted if fewer images than this keep their label inside it, at 95 %
+confidence: a vote of few draws may err on one or another."""
 
 ABOUT_THE_ATTACK = (
     "probabilities-as-logits",
@@ -65,8 +69,34 @@ class Conclusion:
     because: str
 
 
-def conclusions(records: Records) -> list[Conclusion]:
-    """One for each guard and norm, at the largest eps and under the widest threat."""
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """What a certificate says of each test image, in the order of the test set.
+
+    Attributes:
+        radius: (N,), within which the label cannot be changed, in l2 and [0,1] pixel units.
+        label: (N,), NOT_SURE (-1) where there is none.
+    """
+
+    radius: npt.ArrayLike
+    label: npt.ArrayLike
+
+
+def conclusions(
+    records: Records, certificates: Mapping[str, Certified] | None = None
+) -> list[Conclusion]:
+    """One for each guard and norm, at the largest eps and under the widest threat.
+
+    A certificate is a proof: a guard whose certified accuracy at an l2 budget is large enough holds
+    there whatever the attacks were worth, unless an attack has refuted the certificate.
+
+    Args:
+        records: of one seed.
+        certificates: by guard, where there is one.
+
+    Raises:
+        ConfigurationError: nothing has attacked a guard, or a certificate is of other images.
+    """
     found = []
     includes = records.meta.get("includes", {})
     for guard in records.guards:
@@ -80,11 +110,14 @@ def conclusions(records: Records) -> list[Conclusion]:
         bounded = [row for row in of_widest if row.eps is not None] or of_widest
         for norm in dict.fromkeys(row.norm for row in bounded):
             row = max((r for r in bounded if r.norm == norm), key=lambda r: r.eps or 0.0)
-            found.append(_conclusion(own, row, raised))
+            certificate = (certificates or {}).get(guard) if norm == "l2" else None
+            found.append(_conclusion(own, row, raised, certificate))
     return found
 
 
-def _conclusion(records: Records, row: RobustnessRow, raised: Sequence[str]) -> Conclusion:
+def _conclusion(
+    records: Records, row: RobustnessRow, raised: Sequence[str], certificate: Certified | None
+) -> Conclusion:
     clean = records.where(threat="clean")
     wrong = clean.column("accepted").astype(bool) & (
         clean.column("prediction") != clean.column("y")
@@ -105,6 +138,18 @@ def _conclusion(records: Records, row: RobustnessRow, raised: Sequence[str]) -> 
     )
     if raised:
         told += f"; flags: {', '.join(raised)}"
+    if certificate is not None and row.eps is not None:
+        kept = within_certificate(records, row.guard, certificate.radius, certificate.label)
+        certain = _certified(records, certificate, row.eps)
+        told += (
+            f"; certified there: {100 * certain.value:.1f} % [{100 * certain.low:.1f}, "
+            f"{100 * certain.high:.1f}]; {kept.count} of {kept.n} images inside their certified "
+            "radius keep their label"
+        )
+        if kept.high < REFUTED:
+            judgement = "not believable"
+        elif certain.low >= HOLDS * before.value:
+            judgement = "holds"
     return Conclusion(
         guard=row.guard,
         threat=row.threat,
@@ -115,6 +160,14 @@ def _conclusion(records: Records, row: RobustnessRow, raised: Sequence[str]) -> 
         judgement=judgement,
         because=told,
     )
+
+
+def _certified(records: Records, certificate: Certified, eps: float) -> Rate:
+    """The share of images that are certainly right within eps."""
+    clean = records.where(threat="clean")
+    order = np.argsort(clean.column("index"))
+    right = np.asarray(certificate.label) == clean.column("y")[order]
+    return rate_of(right & (np.asarray(certificate.radius, float) >= eps))
 
 
 def within_certificate(

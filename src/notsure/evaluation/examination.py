@@ -196,7 +196,8 @@ class Examination:
         verdict, ties = self._verdict_of(job, found, rows)
         self._confirm(job, found, verdict, ties, rows)
         fooled = verdict.accepted & (verdict.prediction != self.y[rows])
-        self.fooled[rows] |= fooled
+        if job.probe is None:
+            self.fooled[rows] |= fooled
         attack = job.attack
         count, budget = len(found.x), attack.budget
         columns = self._columns(rows, verdict, ties, found.x)
@@ -221,6 +222,9 @@ class Examination:
 
     def remember(self, part: Records, rows: slice) -> None:
         """Counts what an earlier process found, for `worst`."""
+        part = part.ordinary()
+        if len(part) == 0:
+            return
         wrong = part.column("accepted").astype(bool) & (
             part.column("prediction") != part.column("y")
         )

@@ -18,6 +18,7 @@ from notsure.core.checks import content_keys
 from notsure.core.errors import ConfigurationError
 from notsure.core.progress import progress_bar
 from notsure.core.state import tensors_hash, weights_hash
+from notsure.core.stopping import reason_to_stop
 from notsure.core.target import Target
 from notsure.evaluation.controls import with_noise
 from notsure.evaluation.examination import Examination
@@ -326,6 +327,9 @@ class _Run:
         )
         if folder is not None:
             folder.write(number, part)
+            reason = reason_to_stop()
+            if reason is not None:
+                raise reason
         return part
 
 

@@ -21,6 +21,7 @@ from notsure.core.errors import CheckpointError, NotSureError
 from notsure.core.hardware import gains_from_bf16
 from notsure.core.progress import progress_bar
 from notsure.core.state import derived_seed, seeded, tensors_hash
+from notsure.core.stopping import reason_to_stop
 from notsure.core.storage import load_tensors, save_tensors, writable_folder
 from notsure.data import Images
 from notsure.training.recipe import Recipe
@@ -151,6 +152,7 @@ class Loop:
             CheckpointError: the checkpoint is damaged, or belongs to another training.
             NotSureError: the loss is not finite any more.
             KeyboardInterrupt: it was interrupted; the checkpoint is written.
+            Exception: whatever `notsure.core.stopping` stops it with; the checkpoint is written.
         """
         with self._layout():
             return self._go(shown=shown)
@@ -196,12 +198,19 @@ class Loop:
                     self._close_epoch(epoch, time.monotonic() - started)
                 advance(1, f"loss {self.loss_sum / max(self.seen, 1):.4f}")
                 overdue = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-                if ended or overdue or interruption.asked:
+                reason = self._reason_to_stop()
+                if ended or overdue or interruption.asked or reason is not None:
                     self._save(optimizer)
                     saved_at = time.monotonic()
                 if interruption.asked:
                     raise KeyboardInterrupt
+                if reason is not None:
+                    raise reason
         return self.history
+
+    def _reason_to_stop(self) -> Exception | None:
+        """The error to stop with; None without a checkpoint, or once the last step is done."""
+        return None if self.checkpoint is None or self.step == self.total else reason_to_stop()
 
     def _one_step(
         self,

@@ -1,7 +1,7 @@
 """Writes what the examiner concludes of five known guards into docs/results.md.
 
-python results/known-guards/tables.py [RUN]: RUN is what benchmarks/known_guards.py wrote; with it
-the records beside this file are written anew, without images.
+python results/known-guards/known_guards_tables.py [RUN]: RUN is what benchmarks/known_guards.py
+wrote; with it the records beside this file are written anew, without images.
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ import json
 import sys
 from pathlib import Path
 
-from notsure.evaluation import Records, conclusions, detection, robustness, within_certificate
+from notsure.evaluation import (
+    Certified,
+    Records,
+    conclusions,
+    detection,
+    robustness,
+    within_certificate,
+)
 from notsure.evaluation.robustness import WORST_CASE
 from notsure.report.formatting import area_text, rate_short
 
@@ -45,7 +52,8 @@ def verdicts() -> list[str]:
     for name, (title, known) in KNOWN.items():
         records = Records.read(HERE / f"{name}.parquet")
         raised = ", ".join(flag.name for flag in records.flags() if flag.raised) or "none"
-        for one in conclusions(records):
+        certificates = {name: certificate()} if name == "smoothed" else {}
+        for one in conclusions(records, certificates):
             within = "any distance" if one.eps is None else f"{one.norm} {one.eps:g}"
             lines.append(
                 f"| {title} | {known} | **{one.judgement}** | {one.lenient.n} | {within} | "
@@ -86,11 +94,15 @@ def detectors() -> list[str]:
     return lines
 
 
-def certificate() -> list[str]:
+def certificate() -> Certified:
+    """What is certified of the randomized network."""
+    return Certified(**json.loads((HERE / "certificate.json").read_text(encoding="utf-8")))
+
+
+def inside() -> list[str]:
     """How many attacked images keep the certified label inside the certified radius."""
-    told = json.loads((HERE / "certificate.json").read_text(encoding="utf-8"))
-    records = Records.read(HERE / "smoothed.parquet")
-    kept = within_certificate(records, "smoothed", told["radius"], told["label"])
+    told, records = certificate(), Records.read(HERE / "smoothed.parquet")
+    kept = within_certificate(records, "smoothed", told.radius, told.label)
     return [
         f"Of {kept.n} attacked or clean images inside their own certified radius {kept.count} keep "
         f"the certified label ({rate_short(kept)} %)."
@@ -106,7 +118,7 @@ def main() -> None:
         ("known guards", verdicts()),
         ("known attacks", attacks()),
         ("known detectors", detectors()),
-        ("known certificate", certificate()),
+        ("known certificate", inside()),
     ):
         before, rest = text.split(f"<!-- {mark} -->\n", 1)
         after = rest.split("<!-- end -->", 1)[1]

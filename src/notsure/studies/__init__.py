@@ -1,0 +1,1 @@
+"""Studies: declared experiments, their steps, and the results that are never made twice."""

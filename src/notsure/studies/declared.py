@@ -1,0 +1,309 @@
+"""What a study declares, as typed models; `notsure.studies.spec` reads them from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
+
+from notsure.core.errors import ConfigurationError
+from notsure.studies.document import Node, Path, nearest
+
+Scale = Literal["smoke", "cpu", "paper"]
+"""How large a study is run: in minutes, in hours on two cores, or as the report did."""
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Text = Annotated[str, Field(min_length=1, strict=True)]
+Statistic = Number | tuple[Number, ...]
+Parameter = Annotated[int, Field(strict=True)] | Number | Text
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _as_part(value: Any) -> Any:
+    """A part's kind alone stands for the part with its usual settings."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def _as_parts(value: Any) -> Any:
+    return [_as_part(one) for one in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _without_nulls(value: Any) -> Any:
+    """Null takes away what the defaults have put there."""
+    if not isinstance(value, dict):
+        return value
+    return {key: entry for key, entry in value.items() if entry is not None}
+
+
+Dropping = BeforeValidator(_without_nulls)
+
+
+class PartSpec(_Model):
+    """A part of the library by its class's name.
+
+    Attributes:
+        kind: "KDensity", "PGD", "CrossEntropy", ...
+        settings: the constructor's arguments; what holds other parts holds them in this same form.
+    """
+
+    kind: Text
+    settings: dict[Text, Any] = {}
+
+
+class DataSpec(_Model):
+    """Images, cut into three parts that share none.
+
+    Attributes:
+        source: "digits", or a path under the data root, to what `notsure.data.load` takes.
+        train: how many images of the part, drawn in the proportions of the classes; None for all.
+        calibration: the same of the part that thresholds are set on.
+        test: the same of the part that figures are measured on.
+        seed: of the cut and of these draws.
+    """
+
+    source: Text
+    train: Count | None = None
+    calibration: Count | None = None
+    test: Count | None = None
+    seed: Whole = 0
+
+
+class NetworkSpec(_Model):
+    """A classifier and how it is trained.
+
+    Attributes:
+        architecture: a name of `notsure.models`.
+        arguments: what the architecture takes besides what is read off the data.
+        objective: what is minimised; of several the sum.
+        recipe: settings of `notsure.training.Recipe`; its seed is the network's unless given.
+        data: the data it is trained on, by name.
+        seed: of the initial weights.
+        mean: of the preprocessing, see `notsure.Classifier`.
+        std: of the preprocessing.
+    """
+
+    architecture: Text
+    arguments: dict[Text, Any] = {}
+    objective: Annotated[tuple[PartSpec, ...], BeforeValidator(_as_parts), Field(min_length=1)] = (
+        PartSpec(kind="CrossEntropy"),
+    )
+    recipe: dict[Text, Any] = {}
+    data: Text
+    seed: Whole = 0
+    mean: Statistic | None = None
+    std: Statistic | None = None
+
+
+class PurifierSpec(PartSpec):
+    """A purifier and how it is trained.
+
+    Attributes:
+        data: the data it is trained on, by name.
+        recipe: settings of `notsure.training.Recipe`.
+        network: the classifier that takes part in its training, for those that need one.
+    """
+
+    data: Text
+    recipe: dict[Text, Any]
+    network: Text | None = None
+
+
+class GuardSpec(_Model):
+    """A network and what guards it, fitted and calibrated on the network's data.
+
+    Attributes:
+        network: the classifier, by name.
+        detectors: by the names that records call them; a detector's `of` names a purifier.
+        purifier: what cleans the images beforehand, by name.
+        corrector: who answers what is flagged.
+        rule: "any" or "all", see `notsure.Guard`.
+        fpr: the share of clean images that may be flagged, in (0, 1).
+        attack: for parts that learn from adversarial examples: what makes them, by name.
+        examples: from how many images.
+        parameters: what heat maps are laid out by, see `notsure.evaluate`.
+    """
+
+    network: Text
+    detectors: Annotated[dict[Text, Annotated[PartSpec, BeforeValidator(_as_part)]], Dropping] = {}
+    purifier: Text | None = None
+    corrector: Annotated[PartSpec | None, BeforeValidator(_as_part)] = None
+    rule: Literal["any", "all"] = "any"
+    fpr: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.01
+    attack: Text | None = None
+    examples: Count = 2000
+    parameters: Annotated[dict[Text, Parameter], Dropping] = {}
+
+    @model_validator(mode="after")
+    def _corrects_what_is_flagged(self) -> GuardSpec:
+        if self.corrector is not None and not self.detectors:
+            raise ValueError("A corrector answers what detectors flag: give detectors as well.")
+        return self
+
+
+class SubstituteSpec(_Model):
+    """What a transfer is made from.
+
+    Attributes:
+        network: a bare network, by name.
+        guard: a guard, by name.
+    """
+
+    network: Text | None = None
+    guard: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> SubstituteSpec:
+        if (self.network is None) == (self.guard is None):
+            raise ValueError("A substitute is a network or a guard: name one of them.")
+        return self
+
+
+class EvaluationSpec(_Model):
+    """An examination of guards, as `notsure.evaluate` makes it, on their test images.
+
+    Attributes:
+        guards: by name; "ce-*" stands for all whose names fit.
+        attacks: the names of attacks by the threat that they are run under.
+        suite: "quick", "standard" or "full", in place of attacks.
+        threats: of a suite, those that are wanted; None for all.
+        eps: budgets to run each bounded attack with, in place of its own; a suite needs them.
+        norm: of a suite's budgets.
+        count: how many test images are attacked, drawn in the proportions of the classes; None for
+            all.
+        substitutes: what transfers are made from, by the names that records call them.
+        seed: of the attacks.
+        batch_size: how many images are attacked at a time.
+        illustrated: see `notsure.evaluate`, as the rest.
+    """
+
+    guards: Annotated[tuple[Text, ...], Field(min_length=1)]
+    attacks: Annotated[dict[Text, tuple[Text, ...]] | None, Dropping] = None
+    suite: Text | None = None
+    threats: tuple[Text, ...] | None = None
+    eps: Annotated[tuple[Number | Text, ...], Field(min_length=1)] | None = None
+    norm: Literal["linf", "l2"] = "linf"
+    count: Count | None = None
+    substitutes: Annotated[dict[Text, SubstituteSpec], Dropping] = {}
+    seed: Whole = 0
+    batch_size: Count = 256
+    illustrated: Whole = 12
+    embedded: Whole = 1000
+    probes: Whole = 100
+    controlled: Whole = 1000
+
+    @model_validator(mode="after")
+    def _attacks_or_a_suite(self) -> EvaluationSpec:
+        if (self.attacks is None) == (self.suite is None):
+            raise ValueError("An evaluation has attacks or a suite that chooses them: give one.")
+        if self.suite is not None and self.eps is None:
+            raise ValueError("A suite takes budgets, such as eps: [0.1, 0.2] or eps: [8/255].")
+        if self.suite is None and self.threats is not None:
+            raise ValueError("threats belong to a suite; attacks are given by their threat.")
+        if self.attacks is not None and self.substitutes and "transfer" not in self.attacks:
+            raise ValueError("There are substitutes and no attacks under 'transfer' to make.")
+        if self.attacks is not None and "transfer" in self.attacks and not self.substitutes:
+            raise ValueError("A transfer is made from substitutes: give them.")
+        return self
+
+
+class Study(_Model):
+    """A declared experiment.
+
+    Attributes:
+        name: what it is called by, in one word.
+        title: what it is, in a line.
+        report: the report whose figures it answers; empty for none.
+        scale: how large it is run.
+        data: the images, by name, as all that follows.
+        networks: the classifiers.
+        purifiers: what cleans images.
+        attacks: the attacks that guards are fitted with and evaluations run.
+        guards: the guards.
+        evaluations: what is measured.
+    """
+
+    name: Text
+    title: Text
+    report: str = ""
+    scale: Scale
+    data: dict[Text, DataSpec]
+    networks: dict[Text, NetworkSpec]
+    purifiers: dict[Text, PurifierSpec] = {}
+    attacks: dict[Text, Annotated[PartSpec, BeforeValidator(_as_part)]] = {}
+    guards: dict[Text, GuardSpec] = {}
+    evaluations: dict[Text, EvaluationSpec] = {}
+
+    _document: Node | None = PrivateAttr(default=None)
+
+    def where(self, *path: str | int, key: bool = False) -> str:
+        """The file, line and column of the value at a path, as an error's message begins.
+
+        Args:
+            *path: keys and positions from the top, such as "networks", "ce", "recipe".
+            key: the place of the last key in place of that of its value.
+        """
+        if self._document is None:
+            return f"study {self.name!r}, {'.'.join(str(step) for step in path)}"
+        return str(self._document.place_of(path, key=key))
+
+    def error(self, text: str, *path: str | int, key: bool = False) -> ConfigurationError:
+        """The error that points at the value at a path."""
+        return ConfigurationError(f"{self.where(*path, key=key)}: {text}")
+
+    def check_names(self) -> None:
+        """Checks that every entry that is named exists.
+
+        Raises:
+            ConfigurationError: one does not; the nearest name that does is suggested.
+        """
+        for section, name, path in _references(self):
+            known: Mapping[str, Any] = getattr(self, section)
+            if name not in known:
+                one = section.removesuffix("s") if section != "data" else section
+                raise self.error(f"There is no {one} {name!r}.{nearest(name, known)}", *path)
+
+    def with_document(self, document: Node) -> Study:
+        """The same study, whose errors point into a document."""
+        copy = self.model_copy()
+        copy._document = document
+        return copy
+
+
+def _references(study: Study) -> Iterator[tuple[str, str, Path]]:
+    """The section, the name and the place of every entry that is named."""
+    for name, network in study.networks.items():
+        yield "data", network.data, ("networks", name, "data")
+    for name, purifier in study.purifiers.items():
+        yield "data", purifier.data, ("purifiers", name, "data")
+        if purifier.network is not None:
+            yield "networks", purifier.network, ("purifiers", name, "network")
+    for name, guard in study.guards.items():
+        yield "networks", guard.network, ("guards", name, "network")
+        if guard.purifier is not None:
+            yield "purifiers", guard.purifier, ("guards", name, "purifier")
+        if guard.attack is not None:
+            yield "attacks", guard.attack, ("guards", name, "attack")
+    for name, evaluation in study.evaluations.items():
+        top: Path = ("evaluations", name)
+        for position, guard_name in enumerate(evaluation.guards):
+            yield "guards", guard_name, (*top, "guards", position)
+        for threat, attacks in (evaluation.attacks or {}).items():
+            for position, attack in enumerate(attacks):
+                yield "attacks", attack, (*top, "attacks", threat, position)
+        for called, substitute in evaluation.substitutes.items():
+            for section, own in (("networks", substitute.network), ("guards", substitute.guard)):
+                if own is not None:
+                    yield section, own, (*top, "substitutes", called, section.removesuffix("s"))

@@ -1,0 +1,281 @@
+"""Running steps: in order, each once, until they are done or the time is over."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from notsure.core.errors import CheckpointError, ConfigurationError, DeadlineError, RunningError
+from notsure.studies.disk import telling_of_full_disk
+from notsure.studies.durations import Estimates, duration_text, parse_duration
+from notsure.studies.order import plan, plan_table, selected
+from notsure.studies.steps import Context, Step
+from notsure.studies.store import Claim, Result, Store
+
+__all__ = ["Outcome", "plan", "plan_table", "run_plan", "run_step", "selected"]
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        done: the steps that it ran to their end.
+        skipped: those that were done already, or by another process meanwhile.
+        left: those that are still to be done, in order.
+        why: by identity, why a step was left.
+        seconds: by identity, how long each step of `done` took, earlier attempts included.
+        wall: seconds that the whole run took.
+    """
+
+    done: tuple[Step, ...]
+    skipped: tuple[Step, ...]
+    left: tuple[Step, ...]
+    why: Mapping[str, str]
+    seconds: Mapping[str, float]
+    wall: float
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is done."""
+        return not self.left
+
+
+def run_step(
+    step: Step,
+    store: Store,
+    *,
+    seconds_left: Clock = lambda: math.inf,
+    progress: bool = False,
+    wait: bool = True,
+    estimate: float = math.nan,
+) -> tuple[Result, bool]:
+    """Runs one step whose needs are done, unless it is done already.
+
+    Returns:
+        Its result, and whether it was this call that made it.
+
+    Raises:
+        ConfigurationError: something that it needs is not done.
+        RunningError: another process is at it, and `wait` is False.
+        DeadlineError: the time is over; a resumable step goes on from there next time.
+        FullDiskError: there is no space left; there is no half result.
+    """
+    result = store.result(step)
+    if result is not None:
+        return result, False
+    with store.claim(step, wait=wait, seconds_left=seconds_left) as claim:
+        if claim.result is not None:
+            return claim.result, False
+        context = Context(
+            folder=claim.begin(),
+            seconds_left=seconds_left,
+            progress=progress,
+            results={need.identity: _required(need, step, store).folder for need in step.needs},
+        )
+        began = time.monotonic()
+        try:
+            with telling_of_full_disk(step, store):
+                _attempt(step, claim, context)
+                return claim.publish(time.monotonic() - began, estimate), True
+        except BaseException:
+            claim.interrupted(time.monotonic() - began)
+            claim.discard()
+            raise
+
+
+def _attempt(step: Step, claim: Claim, context: Context) -> None:
+    """Runs the step; from the beginning where its checkpoints turn out to be damaged."""
+    resumed = claim.has_checkpoint
+    try:
+        step.run(context)
+    except CheckpointError as error:
+        if not resumed:
+            raise
+        claim.begin_anew(error)
+        step.run(context)
+
+
+def _required(need: Step, step: Step, store: Store) -> Result:
+    result = store.result(need)
+    if result is None:
+        raise ConfigurationError(
+            f"{step.kind} {step.name!r} needs {need.kind} {need.name!r}, which is not done: run "
+            "the whole plan."
+        )
+    return result
+
+
+def run_plan(
+    plan: Sequence[Step],
+    store: Store,
+    *,
+    deadline: float | str | None = None,
+    progress: bool = False,
+    only: Collection[str] | None = None,
+    wait: bool = True,
+) -> Outcome:
+    """Runs the steps of a plan that are not done yet.
+
+    Several processes may run the same plan on the same store: each takes steps that nobody is at,
+    and at the end they wait for each other.
+
+    Args:
+        plan: what `plan` gave; what it lacks of its steps' needs is added.
+        store: where results are.
+        deadline: seconds from now, or a duration such as "9m", after which nothing is begun any
+            more. A step that cannot leave a checkpoint is not begun when its estimate says that it
+            would not be over by then; what comes after it is, where it fits.
+        progress: whether to say what is going on, on standard error.
+        only: names, kinds or identities of steps: only these are run, and what they need.
+        wait: whether to wait for steps that other processes are at.
+
+    Raises:
+        ConfigurationError: `deadline` is no duration, or `only` names nothing of the plan.
+        RunningError: another process is at a step, and `wait` is False.
+        NotSureError: whatever a step raises; the steps before it are kept.
+    """
+    began = time.monotonic()
+    allowed = math.inf if deadline is None else parse_duration(deadline)
+    runner = _Runner(
+        selected(plan, only),
+        store,
+        seconds_left=lambda: allowed - (time.monotonic() - began),
+        progress=progress,
+        wait=wait,
+    )
+    runner.run()
+    return runner.outcome(time.monotonic() - began)
+
+
+class _Runner:
+    """One run of a plan."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        store: Store,
+        *,
+        seconds_left: Clock,
+        progress: bool,
+        wait: bool,
+    ) -> None:
+        self.steps, self.store, self.seconds_left = tuple(steps), store, seconds_left
+        self.progress, self.wait = progress, wait
+        self.estimates = Estimates(store.results())
+        self.made: dict[str, Result] = {}
+        self.found: dict[str, Result] = {}
+        self.why: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Runs what can be run; goes round again for what other processes are at."""
+        for step in self.steps:
+            result = self.store.result(step)
+            if result is not None:
+                self.found[step.identity] = result
+        self._compare_versions()
+        while True:
+            busy = [step for step in self._pending() if not self._settled(step, wait=False)]
+            if not busy:
+                return
+            # all that is left waits for others: for the first of them, and then look again
+            self._settled(busy[0], wait=True)
+
+    def _pending(self) -> list[Step]:
+        return [
+            step
+            for step in self.steps
+            if step.identity not in self.made.keys() | self.found.keys() | self.why.keys()
+        ]
+
+    def _settled(self, step: Step, *, wait: bool) -> bool:
+        """Whether the step is done or left now; False where another process has a hand in it."""
+        for need in step.needs:
+            if need.identity in self.why:
+                return self._leave(step, f"needs {need.kind} {need.name!r}, which is left")
+            if need.identity not in self.made.keys() | self.found.keys():
+                return False
+        if self.seconds_left() <= 0:
+            return self._leave(step, "the deadline came before it was begun")
+        estimate = self.estimates.of(step)
+        if not step.resumable and estimate > self.seconds_left():
+            return self._leave(
+                step,
+                f"takes about {duration_text(estimate)} and leaves no checkpoints; "
+                f"{duration_text(self.seconds_left())} were left",
+            )
+        self._tell(step, estimate)
+        try:
+            result, own = run_step(
+                step,
+                self.store,
+                seconds_left=self.seconds_left,
+                progress=self.progress,
+                wait=wait,
+                estimate=step.estimate(),
+            )
+        except RunningError as error:
+            if not self.wait:
+                raise
+            self._say(str(error))
+            return False
+        except DeadlineError as error:
+            return self._leave(step, str(error))
+        (self.made if own else self.found)[step.identity] = result
+        self.estimates.learn(result)
+        self._say(f"{step.kind} {step.name!r}: done in {duration_text(result.seconds)}")
+        return True
+
+    def _leave(self, step: Step, why: str) -> bool:
+        self.why[step.identity] = why
+        self._say(f"{step.kind} {step.name!r} is left: {why}")
+        return True
+
+    def _compare_versions(self) -> None:
+        """Tells of results that were made with other versions; they are used all the same."""
+        told: dict[str, list[str]] = {}
+        for step in self.steps:
+            if step.identity in self.found:
+                apart = self.found[step.identity].differences()
+                text = ", ".join(
+                    f"{name} {there} (here {here})" for name, (there, here) in apart.items()
+                )
+                if text:
+                    told.setdefault(text, []).append(step.name)
+        for text, names in told.items():
+            warnings.warn(
+                f"{len(names)} of {len(self.steps)} steps were done with {text}, {names[0]!r} "
+                "the first: remove their results to do them again.",
+                stacklevel=4,
+            )
+
+    def _tell(self, step: Step, estimate: float) -> None:
+        number = self.steps.index(step) + 1
+        about = "" if math.isnan(estimate) else f", about {duration_text(estimate)}"
+        self._say(f"step {number} of {len(self.steps)}: {step.kind} {step.name!r}{about}")
+
+    def _say(self, text: str) -> None:
+        if self.progress:
+            from rich.console import Console
+
+            Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def outcome(self, wall: float) -> Outcome:
+        """What was done."""
+
+        def among(known: Collection[str]) -> tuple[Step, ...]:
+            return tuple(step for step in self.steps if step.identity in known)
+
+        return Outcome(
+            done=among(self.made),
+            skipped=among(self.found),
+            left=among(self.why),
+            why=dict(self.why),
+            seconds={identity: result.seconds for identity, result in self.made.items()},
+            wall=wall,
+        )
