@@ -228,7 +228,7 @@ def test_the_examiner_takes_a_guard_left_to_chance(classifier: ns.Classifier) ->
     records = ns.evaluate(
         guard, x, y, attacks=[PGD(eps=0.3, steps=5)], threats=["oblivious", "white-box"]
     )
-    assert len(records) == 3 * 30
+    assert len(records.ordinary()) == 3 * 30
 
 
 def test_threats_give_attacks_the_gradients_that_suit(classifier: ns.Classifier) -> None:
@@ -301,7 +301,7 @@ def test_the_examiner_asks_the_whole_what_becomes_of_an_attack_on_a_part(
     for parts in ({"purifier": fitted(Shrinking(share=0.9))}, {"corrector": Always()}):
         guard = whole(classifier, **parts)
         records = ns.evaluate(guard, x, y, attacks=[PGD(eps=0.3)], threats=["oblivious"])
-        attacked = records.where(threat="oblivious")
+        attacked = records.ordinary().where(threat="oblivious")
         attack = Oblivious().adapt(PGD(eps=0.3), guard)
         verdict = guard.judge(attack(classifier, x, y, seed=0).x)
         assert attacked.column("success").any()
