@@ -227,7 +227,9 @@ class Guard(nn.Module):
 
     def overlap(self, x: torch.Tensor) -> dict[str, int]:
         """How many of images (N, C, H, W) in [0,1] it was fitted and calibrated on."""
-        keys = content_keys(x).cpu()
+        return self._overlap(content_keys(x).cpu())
+
+    def _overlap(self, keys: torch.Tensor) -> dict[str, int]:
         return {part: int(torch.isin(keys, seen).sum()) for part, seen in self.seen.items()}
 
     def refuse_seen(self, x: torch.Tensor, doing: str) -> None:
@@ -243,10 +245,9 @@ class Guard(nn.Module):
         self._refuse_seen(content_keys(x).cpu(), doing, parts=("fit", "calibration"))
 
     def _refuse_seen(self, keys: torch.Tensor, doing: str, *, parts: tuple[str, ...]) -> None:
-        for part in parts:
-            if part not in self.seen:
+        for part, shared in self._overlap(keys).items():
+            if part not in parts:
                 continue
-            shared = int(torch.isin(keys, self.seen[part]).sum())
             if shared > OVERLAP_TOLERANCE * len(keys):
                 raise InputError(
                     f"{shared} of {len(keys)} images were used in the guard's {part} already: "

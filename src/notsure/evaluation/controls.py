@@ -6,7 +6,6 @@ import copy
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from notsure.attacks import Attack, RandomNoise
 from notsure.classifier import Classifier
@@ -79,4 +78,4 @@ def _fresh(classifier: Classifier, seed: int) -> Classifier | None:
             elif next(module.parameters(recurse=False), None) is not None:
                 # weights that nobody knows how to make afresh would still be trained ones
                 return None
-    return twin.eval() if isinstance(twin, nn.Module) else None
+    return twin.eval()

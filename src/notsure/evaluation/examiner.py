@@ -24,9 +24,15 @@ from notsure.evaluation.controls import with_noise
 from notsure.evaluation.examination import Examination
 from notsure.evaluation.plan import Job, Plan, crossed, description, jobs_of
 from notsure.evaluation.records import FORMAT, Records
-from notsure.evaluation.run_folder import RunFolder, fingerprint
+from notsure.evaluation.run_folder import RunFolder
 from notsure.evaluation.suites import DISTILLED, VERSION, check_suite, suite_plan
-from notsure.evaluation.threats import NAMES, Threat, TransferFrom, threat_named
+from notsure.evaluation.threats import (
+    NAMES,
+    Threat,
+    TransferFrom,
+    knowledge_of,
+    threat_named,
+)
 from notsure.guard import Guard
 from notsure.views import ScoresOnly
 
@@ -129,14 +135,14 @@ def evaluate(
     for name, one in guards.items():
         for job in jobs[name]:
             job.attack.require(job.threat.target(one))
-    names = sorted({j.threat.name for own in jobs.values() for j in own}, key=_order)
+    names = sorted({j.threat.name for own in jobs.values() for j in own}, key=knowledge_of)
     meta: dict[str, Any] = {
         "format": FORMAT,
         "notsure": notsure.__version__,
         "torch": torch.__version__,
         "data": data,
         "count": len(x),
-        "images": fingerprint({"keys": tensors_hash({"keys": content_keys(x).cpu()})}),
+        "images": tensors_hash({"keys": content_keys(x).cpu()}),
         "image_shape": list(x.shape[1:]),
         "class_names": [str(name) for name in class_names or []],
         "seed": seed,
@@ -331,10 +337,6 @@ class _Run:
             if reason is not None:
                 raise reason
         return part
-
-
-def _order(threat: str) -> int:
-    return NAMES.index(threat) if threat in NAMES else -1
 
 
 def _guards(guard: Guard | Classifier | nn.Module | Mapping[str, Guard]) -> dict[str, Guard]:

@@ -125,7 +125,7 @@ def _probes(jobs: Sequence[Job]) -> list[Job]:
             break
     else:
         return []
-    (threat, *_) = (threat for threat, _ in bounded if threat.name == name)
+    threat = next(threat for threat, _ in bounded if threat.name == name)
     strongest = max(own, key=lambda attack: (attack.steps * attack.restarts, attack.radius))
     budgets = dict.fromkeys((attack.norm, attack.radius) for attack in own)
     return [

@@ -58,7 +58,7 @@ class _Settings:
     Attributes:
         steps: of gradient attacks in a ball.
         restarts: of the white-box attacks.
-        minimum_steps: of DDN and FAB.
+        minimum_steps: of DDN.
         scores: queries of Square.
         decisions: queries of HopSkipJump.
     """
