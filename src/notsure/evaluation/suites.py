@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+import torch
+
 from notsure.attacks import (
     APGD,
     BIM,
@@ -20,12 +22,14 @@ from notsure.attacks import (
     AutoAttack,
     CarliniWagner,
     DeepFool,
+    Distilled,
     HopSkipJump,
     NewtonFool,
     OrthogonalPGD,
     RandomNoise,
     SelectivePGD,
     Square,
+    distill,
 )
 from notsure.attacks.objectives import DLR
 from notsure.core.checks import parse_size
@@ -41,8 +45,9 @@ from notsure.evaluation.threats import (
     WhiteBox,
 )
 from notsure.guard import Guard
+from notsure.views import ScoresOnly
 
-VERSION = "1"
+VERSION = "2"
 """Changes whenever a suite would give other numbers."""
 
 Suite = Literal["quick", "standard", "full"]
@@ -61,6 +66,8 @@ class _Settings:
         minimum_steps: of DDN.
         scores: queries of Square.
         decisions: queries of HopSkipJump.
+        rounds: how often the images are augmented that a substitute is taught with.
+        epochs: passes over them in each round.
     """
 
     steps: int
@@ -68,12 +75,20 @@ class _Settings:
     minimum_steps: int
     scores: int
     decisions: int
+    rounds: int
+    epochs: int
 
 
 _SETTINGS: Mapping[str, _Settings] = {
-    "quick": _Settings(steps=20, restarts=1, minimum_steps=40, scores=100, decisions=100),
-    "standard": _Settings(steps=40, restarts=3, minimum_steps=100, scores=1000, decisions=1000),
-    "full": _Settings(steps=100, restarts=5, minimum_steps=200, scores=5000, decisions=5000),
+    "quick": _Settings(
+        steps=20, restarts=1, minimum_steps=40, scores=100, decisions=100, rounds=1, epochs=10
+    ),
+    "standard": _Settings(
+        steps=40, restarts=3, minimum_steps=100, scores=1000, decisions=1000, rounds=2, epochs=20
+    ),
+    "full": _Settings(
+        steps=100, restarts=5, minimum_steps=200, scores=5000, decisions=5000, rounds=2, epochs=20
+    ),
 }
 
 
@@ -88,6 +103,12 @@ def check_suite(name: str) -> Suite:
             f"There is no suite {name!r}. There are: {', '.join(get_args(Suite))}."
         )
     return cast("Suite", name)
+
+
+def taught_by(guard: Guard, x: torch.Tensor, suite: Suite, seed: int) -> Distilled:
+    """The substitute of a suite: taught by the guard's scores for images (N, C, H, W)."""
+    own = _SETTINGS[suite]
+    return distill(ScoresOnly(guard), x, rounds=own.rounds, epochs=own.epochs, seed=seed)
 
 
 def suite_plan(
