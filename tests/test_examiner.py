@@ -48,6 +48,7 @@ from notsure.evaluation import (
     suite_plan,
 )
 from notsure.evaluation.run_folder import PARTS, RECORDS
+from notsure.evaluation.suites import VERSION
 from notsure.models import Randomized
 from notsure.observation import Observation
 from tests.conftest import Digits
@@ -278,7 +279,7 @@ def test_the_quick_suite_on_a_real_guard(digits: Digits) -> None:
         eps=[0.1, 0.2],
         substitutes={"itself": digits.guard.classifier},
     )
-    assert records.meta["suite"] == {"name": "quick", "version": "1"}
+    assert records.meta["suite"] == {"name": "quick", "version": VERSION}
     told = records.where(threat="transfer").distinct("substitute")
     assert told == [("itself",), ("distilled",)]
     assert 0.3 < records.meta["substitutes"]["distilled from guard"]["agreement"] <= 1
@@ -486,7 +487,7 @@ def test_another_suite_or_network_is_named_with_ours(
         weights = ns.core.state.weights_hash(small_network(seed))
         assert weights in str(caught.value)
     monkeypatch.setattr("notsure.evaluation.examiner.VERSION", "9")
-    with pytest.raises(CheckpointError, match=r"'1' \(version\).*'9' \(version\)"):
+    with pytest.raises(CheckpointError, match=rf"'{VERSION}' \(version\).*'9' \(version\)"):
         ns.evaluate(small_guard(0), x, y, out=tmp_path, **suite)
 
 

@@ -20,7 +20,7 @@ Plan = list[tuple[Threat, Attack]]
 
 _LONGER = 4
 _UNBOUNDED_STEPS = 40
-_NOISES = 20
+_NOISES = 10
 
 
 @dataclass(frozen=True)

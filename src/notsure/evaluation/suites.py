@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -81,7 +82,7 @@ class _Settings:
 
 _SETTINGS: Mapping[str, _Settings] = {
     "quick": _Settings(
-        steps=20, restarts=1, minimum_steps=40, scores=100, decisions=100, rounds=1, epochs=10
+        steps=10, restarts=1, minimum_steps=40, scores=50, decisions=50, rounds=0, epochs=10
     ),
     "standard": _Settings(
         steps=40, restarts=3, minimum_steps=100, scores=1000, decisions=1000, rounds=2, epochs=20
@@ -90,6 +91,10 @@ _SETTINGS: Mapping[str, _Settings] = {
         steps=100, restarts=5, minimum_steps=200, scores=5000, decisions=5000, rounds=2, epochs=20
     ),
 }
+
+
+_LEAST_SEEN = 4000
+"""So many images a substitute sees at least, each as often as it takes."""
 
 
 def check_suite(name: str) -> Suite:
@@ -108,7 +113,14 @@ def check_suite(name: str) -> Suite:
 def taught_by(guard: Guard, x: torch.Tensor, suite: Suite, seed: int) -> Distilled:
     """The substitute of a suite: taught by the guard's scores for images (N, C, H, W)."""
     own = _SETTINGS[suite]
-    return distill(ScoresOnly(guard), x, rounds=own.rounds, epochs=own.epochs, seed=seed)
+    # of few images as much is learnt by more passes
+    epochs = max(own.epochs, math.ceil(_LEAST_SEEN / max(1, len(x))))
+    return distill(ScoresOnly(guard), x, rounds=own.rounds, epochs=epochs, seed=seed, batch_size=32)
+
+
+def rounds_and_epochs(suite: Suite) -> tuple[int, int]:
+    """How a suite's substitute is taught: rounds of augmentation, and epochs in each."""
+    return _SETTINGS[suite].rounds, _SETTINGS[suite].epochs
 
 
 def suite_plan(
@@ -181,7 +193,7 @@ class _Suited:
     def oblivious(self) -> list[Attack]:
         """Those of the reports, noise of the same size among them."""
         own = self.settings
-        found = self._each(RandomNoise, restarts=10)
+        found = self._each(RandomNoise, restarts=5 if self.quick else 10)
         found += self._each(FGSM) + self._each(PGD, steps=own.steps)
         if self.quick:
             return found
