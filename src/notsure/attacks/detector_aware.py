@@ -11,7 +11,7 @@ from notsure.attacks.goals import Goal, lead
 from notsure.attacks.objectives import DetectorAware, Objective
 from notsure.attacks.problem import Ascent, Problem
 from notsure.core.errors import ConfigurationError, UnsupportedError
-from notsure.core.target import Response
+from notsure.core.target import Access, Response
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +82,38 @@ class SelectivePGD(_TwoGradients):
     """Selective PGD: the class's gradient until the class is wrong, then the detector's.
 
     Bryniarski et al. 2021. Never both at once, which would trade one against the other. Each step
-    costs one forward and two backward passes. Deviation: the class counts as won at a margin of
-    `slack`, so that the two do not take turns at every step on the boundary itself.
+    costs one forward and one backward pass, two where the target is stochastic or gradients are
+    estimated: there it shows only afterwards whose turn it is. Deviation: the class counts as won
+    at a margin of `slack`, so that the two do not take turns at every step on the boundary itself.
     """
+
+    cost = "restarts x (steps x (F + B) + F)"
+
+    def climb(
+        self,
+        problem: Problem,
+        candidate: torch.Tensor,
+        rows: torch.Tensor,
+        objective: Objective,
+        steer: Goal | None,
+    ) -> Ascent:
+        """The gradient of whichever has its turn."""
+        if problem.target.stochastic or problem.source.needs != Access.GRADIENTS:
+            return super().climb(problem, candidate, rows, objective, steer)
+        goal, labels = problem.aim(rows, steer)
+        base = objective.base if isinstance(objective, DetectorAware) else objective
+        wanted = max(self.slack, problem.goal.kappa)
+
+        def turn(response: Response) -> torch.Tensor:
+            crossed = lead(response.logits.detach(), labels, goal) >= wanted
+            values = base(response, labels, goal)
+            if response.rejection is None:
+                return values
+            return torch.where(crossed, -response.rejection, values)
+
+        ascent = problem.slope(candidate, rows, turn)
+        value = objective(ascent.response, labels, goal)
+        return Ascent(ascent.response, ascent.reached, value, ascent.gradient)
 
 
 @dataclass(frozen=True, kw_only=True)
