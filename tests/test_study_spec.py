@@ -79,7 +79,8 @@ def test_a_scale_can_leave_entries_out_and_shrink_what_is_written_short() -> Non
     own = "  cpu:\n    networks: {rce: null}\n    attacks: {fgsm: {settings: {norm: l2}}}\n"
     study = read(BASE.replace("  cpu:\n", own))
     assert list(study.networks) == ["ce"]
-    assert study.attacks["fgsm"].model_dump() == {"kind": "FGSM", "settings": {"norm": "l2"}}
+    fgsm = study.attacks["fgsm"]
+    assert (fgsm.kind, fgsm.settings) == ("FGSM", {"norm": "l2"})
 
 
 def test_a_part_of_another_kind_does_not_inherit_settings() -> None:

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import notsure
+from notsure import cli_audit
 
 UNFINISHED = 75
 """The exit code of a run whose deadline came; the same command goes on."""
+
+ALONE = {"--ray": "local", "--mlflow": "default"}
+"""Options that may stand alone, and what they are taken for then."""
+
+
+class _Run(TyperCommand):
+    """A command with options that may be given with or without a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Completes the options that stand alone."""
+        return super().parse_args(ctx, completed_options(args))
+
+
+def completed_options(words: Sequence[str]) -> list[str]:
+    """The words of a command, with a value for every option that stands alone.
+
+    The word after such an option is its value where it is an address: "auto", or with a colon in
+    it. Any other value is given as --option=value.
+    """
+    found = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        alone = word in ALONE and not (after == "auto" or (":" in after and after[0] != "-"))
+        found.append(f"{word}={ALONE[word]}" if alone else word)
+    return found
+
 
 app = typer.Typer(
     name="notsure",
@@ -166,7 +194,7 @@ def defences(
     Console().print(table)
 
 
-@app.command()
+@app.command(cls=_Run)
 def run(
     study: Annotated[
         str, typer.Argument(help="A study's YAML file, or the name of one of notsure's: digits.")
@@ -187,6 +215,28 @@ def run(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of data sets; by default that of NOTSURE_DATA.")
     ] = None,
+    publish: Annotated[
+        Path | None,
+        typer.Option(help="Folder, usually results, to write cells and records into for keeps."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Send the steps to a Ray cluster: auto or HOST:PORT; alone, one on this machine.",
+        ),
+    ] = None,
+    ray_cpus: Annotated[
+        int, typer.Option(help="Processors, and threads, of each step on the cluster.")
+    ] = 1,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[URI]",
+            help="Log the run to MLflow: a server's address, or --mlflow=FOLDER; alone, the one "
+            "that MLFLOW_TRACKING_URI names, or the folder mlruns beside the results.",
+        ),
+    ] = None,
 ) -> None:
     """Run a study: train, guard, attack, tabulate; what is done is not done again."""
     from notsure.studies.console import run_study
@@ -199,12 +249,177 @@ def run(
             dry_run=dry_run,
             deadline=deadline,
             data_root=data_root,
+            publish=publish,
+            ray=ray,
+            ray_cpus=ray_cpus,
+            mlflow=mlflow,
         )
     except KeyboardInterrupt:
         typer.echo("notsure: interrupted; the same command goes on from the checkpoint.", err=True)
         raise typer.Exit(130) from None
     if outcome is not None and not outcome.finished:
         raise typer.Exit(UNFINISHED)
+
+
+@app.command()
+def export(
+    guard: Annotated[Path, typer.Argument(help="The folder of a guard.", show_default=False)],
+    kind: Annotated[
+        str, typer.Option("--format", help="onnx, or torch for a program of torch.export.")
+    ] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; by default guard.onnx (guard.pt2) in the folder."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A data set on whose test images it is checked; else on random ones."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many of these images.")] = 1000,
+    size: Annotated[
+        int | None, typer.Option(help="Height and width in pixels, if the guard does not tell.")
+    ] = None,
+) -> None:
+    """Write a guard as one graph, checked against the guard: image in, label and scores out."""
+    from notsure.export.command import export_guard, told
+
+    done = export_guard(guard, kind=kind, out=out, source=data, count=count, size=size)
+    for line in told(done):
+        typer.echo(line)
+
+
+@app.command()
+def serve(
+    guard: Annotated[
+        Path,
+        typer.Argument(help="A guard's folder, or an exported ONNX file.", show_default=False),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Others reach it at another address; that takes an API key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8000,
+    review: Annotated[
+        Path | None,
+        typer.Option(help="SQLite file of what is rejected; by default beside the guard."),
+    ] = None,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Resize image files of another size; else refuse.")
+    ] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores/--no-scores", help="Whether clients are told the scores.")
+    ] = True,
+    batch_size: Annotated[int, typer.Option(help="Images that are judged together.")] = 128,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request's body.")] = 8 << 20,
+    max_images: Annotated[int, typer.Option(help="Images in one request.")] = 256,
+    max_waiting: Annotated[int, typer.Option(help="Images that wait to be judged.")] = 2048,
+    max_requests: Annotated[int, typer.Option(help="Requests worked on at a time.")] = 256,
+    max_review: Annotated[int, typer.Option(help="Images that wait for a person.")] = 100_000,
+    size: Annotated[
+        int | None, typer.Option(help="Height and width in pixels, if the guard does not tell.")
+    ] = None,
+) -> None:
+    """Serve a guard over HTTP; what it rejects waits for a person. NOTSURE_API_KEY sets a key."""
+    from notsure.serving import Limits
+    from notsure.serving.command import serve as serve_guard
+
+    limits = Limits(
+        batch_size=batch_size,
+        body_bytes=max_body,
+        buffered_bytes=max(32 * max_body, Limits.buffered_bytes),
+        images=max_images,
+        waiting=max_waiting,
+        requests=max_requests,
+        review_items=max_review,
+    )
+    serve_guard(
+        guard,
+        host=host,
+        port=port,
+        review=review,
+        resize=resize,
+        show_scores=scores,
+        size=size,
+        limits=limits,
+        told=lambda line: typer.echo(line),
+    )
+
+
+guard = typer.Typer(help="Put a guard around a model of your own.", no_args_is_help=True)
+app.add_typer(guard, name="guard")
+
+
+@guard.command("fit")
+def guard_fit(
+    model: Annotated[str, typer.Argument(help="As `notsure audit` takes it.", show_default=False)],
+    data: Annotated[str, typer.Option(help="Data set, image folder, .npz or hub id.")],
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="kdensity, 'LID(neighbours=10)', 'kdensity + confidence', none, or auto for each "
+            "there is; the best of several is taken. By default kdensity."
+        ),
+    ] = None,
+    purifier: Annotated[
+        list[str] | None,
+        typer.Option(help="denoiser, magnet, puvae, none or auto. By default none."),
+    ] = None,
+    fpr: Annotated[float, typer.Option(help="Share of clean images it may reject.")] = 0.01,
+    out: Annotated[Path, typer.Option(help="Folder of the guard.")] = Path("runs/guard"),
+    eps: Annotated[
+        list[str] | None, typer.Option(help="Budget, such as 0.1 or 8/255; may be repeated.")
+    ] = None,
+    norm: Annotated[str, typer.Option(help="Of the budgets, linf or l2.")] = "linf",
+    suite: Annotated[str, typer.Option(help="Attacks: quick, standard or full.")] = "quick",
+    folds: Annotated[int, typer.Option(help="Of the cross-validation.")] = 3,
+    count: Annotated[int, typer.Option(help="How many images are attacked.")] = 200,
+    purifier_epochs: Annotated[int | None, typer.Option(help="Training of purifiers.")] = None,
+    fit_count: Annotated[
+        int | None, typer.Option(help="Take so many images of the training set.")
+    ] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Weights for the model.")] = None,
+    size: Annotated[int | None, typer.Option(help="Height and width of its images.")] = None,
+    by_position: Annotated[
+        bool, typer.Option("--by-position", help="Match classes by number, not by name.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of training, cuts and attacks.")] = 0,
+) -> None:
+    """Choose, fit, calibrate and examine a guard, and write its folder with a model card."""
+    from rich.console import Console
+
+    from notsure.choosing.command import run_fit
+    from notsure.choosing.inputs import Source
+
+    try:
+        run_fit(
+            Source(spec=model, checkpoint=checkpoint, size=size),
+            data,
+            out,
+            Console(),
+            detectors=detector or ["kdensity"],
+            purifiers=purifier or ["none"],
+            fpr=fpr,
+            eps=eps or [],
+            norm=norm,
+            suite=suite,
+            folds=folds,
+            count=count,
+            purifier_epochs=purifier_epochs,
+            fit_count=fit_count,
+            by_position=by_position,
+            skip_bad=skip_bad,
+            seed=seed,
+            words=["notsure", *sys.argv[1:]],
+        )
+    except KeyboardInterrupt:
+        typer.echo("notsure: interrupted; the same command goes on with the attacks.", err=True)
+        raise typer.Exit(130) from None
+
+
+app.command()(cli_audit.audit)
+app.command()(cli_audit.compare)
 
 
 def main() -> None:

@@ -45,3 +45,7 @@ class RunningError(NotSureError, RuntimeError):
 
 class FullDiskError(NotSureError, OSError):
     """A result that could not be written for lack of space."""
+
+
+class ClusterError(NotSureError, RuntimeError):
+    """A cluster that cannot be reached or used, or that lost the same work again and again."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import importlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,33 @@ _LAYOUTS = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A data set whose images are not decoded yet.
+
+    Attributes:
+        source: what it was read from, for messages.
+        labels: by the source's own name of each part that counts, the class numbers, int64 (N,):
+            the set to train on (or the only one) and, second, the published test set.
+        class_names: the K names, the same for all parts.
+    """
+
+    source: str
+    labels: Mapping[str, npt.NDArray[np.int64]]
+    class_names: tuple[str, ...]
+    _splits: Mapping[str, Dataset]
+    _column: str
+
+    def values(self, part: str, rows: Sequence[int] | None = None) -> Iterator[object]:
+        """The encoded images of some rows of a part, in that order; None for all of them."""
+        split = self._splits[part].select_columns([self._column])
+        if rows is not None:
+            split = split.select(rows)
+        # the arrow format hands out the files' bytes as they are, so that they are decoded once
+        for table in split.with_format("arrow").iter(batch_size=_BATCH):
+            yield from table.column(self._column).to_pylist()
+
+
 def read_folder(folder: Path) -> dict[str, Images]:
     """Reads a local folder; the library's cache goes to a temporary folder and is removed.
 
@@ -47,20 +75,8 @@ def read_folder(folder: Path) -> dict[str, Images]:
     Raises:
         DataError: it is no data set of labelled images, or `datasets` is not installed.
     """
-    datasets = _library()
-    with (
-        tempfile.TemporaryDirectory(prefix="notsure-", ignore_cleanup_errors=True) as cache,
-        _without_progress_bars(datasets),
-    ):
-        try:
-            loaded = _load_local(datasets, folder, cache)
-        except Exception as error:
-            raise DataError(
-                f"The folder {str(folder)!r} cannot be read as a data set "
-                f"({type(error).__name__}: {error}). {_LAYOUTS}"
-            ) from error
-        # the library reads the images from its cache, so they are decoded while it is there
-        return _read_splits(datasets, loaded, str(folder))
+    with opened_folder(folder) as encoded:
+        return _decoded(encoded)
 
 
 def read_hub(identity: str) -> dict[str, Images]:
@@ -75,6 +91,40 @@ def read_hub(identity: str) -> dict[str, Images]:
     Raises:
         DataError: the hub cannot be reached or has no such data set, it is not one of labelled
             images, or `datasets` is not installed.
+    """
+    with opened_hub(identity) as encoded:
+        return _decoded(encoded)
+
+
+@contextmanager
+def opened_folder(folder: Path) -> Iterator[Encoded]:
+    """A local folder, or a Parquet file, opened; its images can be decoded inside.
+
+    Raises:
+        DataError: as `read_folder` raises it.
+    """
+    datasets = _library()
+    with (
+        tempfile.TemporaryDirectory(prefix="notsure-", ignore_cleanup_errors=True) as cache,
+        _without_progress_bars(datasets),
+    ):
+        try:
+            loaded = _load_local(datasets, folder, cache)
+        except Exception as error:
+            raise DataError(
+                f"The folder {str(folder)!r} cannot be read as a data set "
+                f"({type(error).__name__}: {error}). {_LAYOUTS}"
+            ) from error
+        # the library reads the images from its cache, so they are decoded while it is there
+        yield _encoded(datasets, loaded, str(folder))
+
+
+@contextmanager
+def opened_hub(identity: str) -> Iterator[Encoded]:
+    """A data set of the Hugging Face hub opened; its images can be decoded inside.
+
+    Raises:
+        DataError: as `read_hub` raises it.
     """
     datasets = _library()
     with _without_progress_bars(datasets):
@@ -92,7 +142,7 @@ def read_hub(identity: str) -> dict[str, Images]:
                 " Check the spelling and your access to it, or download it and give the local "
                 f"folder. {_LAYOUTS}"
             ) from error
-        return _read_splits(datasets, loaded, identity)
+        yield _encoded(datasets, loaded, identity)
 
 
 def _library() -> ModuleType:
@@ -119,6 +169,8 @@ def _without_progress_bars(datasets: ModuleType) -> Iterator[None]:
 
 
 def _load_local(datasets: ModuleType, folder: Path, cache: str) -> DatasetDict | Dataset:
+    if folder.is_file():
+        return datasets.load_dataset("parquet", data_files=str(folder), cache_dir=cache)
     if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return datasets.load_from_disk(str(folder))
     files = _image_folder_files(folder)
@@ -142,27 +194,28 @@ def _image_folder_files(folder: Path) -> dict[str, str]:
     return {name: f"{glob.escape(root.as_posix())}/*/*" for name, root in roots.items()}
 
 
-def _read_splits(
-    datasets: ModuleType, loaded: DatasetDict | Dataset, source: str
-) -> dict[str, Images]:
+def _encoded(datasets: ModuleType, loaded: DatasetDict | Dataset, source: str) -> Encoded:
     splits = dict(loaded) if isinstance(loaded, Mapping) else {"all": loaded}
     names = _choose_splits({name: len(split) for name, split in splits.items()}, source)
     image_column, label_column = _columns(datasets, splits[names[0]].features, source)
+    chosen = {name: splits[name] for name in names}
     labels, class_names = _read_labels(
-        {name: splits[name] for name in names},
-        label_column,
-        f"column {label_column!r} of {source!r}",
+        chosen, label_column, f"column {label_column!r} of {source!r}"
     )
+    return Encoded(source, labels, class_names, chosen, image_column)
+
+
+def _decoded(encoded: Encoded) -> dict[str, Images]:
     pixels = {
-        name: _read_pixels(datasets, splits[name], image_column, f"split {name!r} of {source!r}")
-        for name in names
+        name: _read_pixels(encoded, name, f"split {name!r} of {encoded.source!r}")
+        for name in encoded.labels
     }
     channels = max(part.shape[1] for part in pixels.values())
     return {
         name: Images(
             torch.from_numpy(part).expand(-1, channels, -1, -1).contiguous(),
-            torch.from_numpy(labels[name]),
-            class_names,
+            torch.from_numpy(encoded.labels[name]),
+            encoded.class_names,
         )
         for name, part in pixels.items()
     }
@@ -244,29 +297,24 @@ def _read_labels(
     )
 
 
-def _read_pixels(
-    datasets: ModuleType, split: Dataset, column: str, where: str
-) -> npt.NDArray[np.uint8]:
-    """Decodes a split's images to (N, C, H, W): one channel if all are grey, three otherwise."""
-    decoder = datasets.Image()
-    pixels: npt.NDArray[np.uint8] = np.empty((len(split), 0, 0, 0), np.uint8)
-    row = 0
-    # the arrow format hands out the files' bytes as they are, so that decoding happens once, here
-    for table in split.select_columns([column]).with_format("arrow").iter(batch_size=_BATCH):
-        for value in table.column(column).to_pylist():
-            image = _decode(decoder, value, f"image {row} in {where}")
-            if row == 0:
-                pixels = np.empty((len(split), *image.shape), np.uint8)
-            if image.shape[1:] != pixels.shape[2:]:
-                raise DataError(
-                    f"Images of different sizes in {where}: image 0 is {_size(pixels)} and image "
-                    f"{row} is {_size(image)} (height x width). Resize them all to one size "
-                    "first, for example with PIL.ImageOps.fit, and save the copies."
-                )
-            if len(image) > pixels.shape[1]:
-                pixels = np.repeat(pixels, len(image), axis=1)
-            pixels[row] = image
-            row += 1
+def _read_pixels(encoded: Encoded, part: str, where: str) -> npt.NDArray[np.uint8]:
+    """Decodes a part's images to (N, C, H, W): one channel if all are grey, three otherwise."""
+    decoder = _library().Image()
+    count = len(encoded.labels[part])
+    pixels: npt.NDArray[np.uint8] = np.empty((count, 0, 0, 0), np.uint8)
+    for row, value in enumerate(encoded.values(part)):
+        image = _decode(decoder, value, f"image {row} in {where}")
+        if row == 0:
+            pixels = np.empty((count, *image.shape), np.uint8)
+        if image.shape[1:] != pixels.shape[2:]:
+            raise DataError(
+                f"Images of different sizes in {where}: image 0 is {_size(pixels)} and image "
+                f"{row} is {_size(image)} (height x width). Resize them all to one size "
+                "first, for example with PIL.ImageOps.fit, and save the copies."
+            )
+        if len(image) > pixels.shape[1]:
+            pixels = np.repeat(pixels, len(image), axis=1)
+        pixels[row] = image
     return pixels
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,35 @@ def _read_digits() -> dict[str, Images]:
 
 
 def _read_npz(path: Path) -> dict[str, Images]:
+    return images_of_arrays(read_arrays(path), path)
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz file by their names; none of them is unpickled.
+
+    Raises:
+        DataError: it is no such file, or damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{str(path)!r} cannot be read as an .npz file of plain arrays ({error}): write it "
             "with numpy.savez_compressed(path, x=images, y=labels), or give the folder around it."
         ) from error
+
+
+def images_of_arrays(arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> dict[str, Images]:
+    """The images in the arrays of an .npz file, by part.
+
+    Args:
+        arrays: x and y, or x_train, y_train, x_test and y_test.
+        path: of the file, for messages.
+
+    Raises:
+        DataError: they have other names, or are no labelled images.
+    """
     parts = {
         part: (arrays[f"x{mark}"], arrays[f"y{mark}"])
         for part, mark in (("all", ""), ("train", "_train"), ("test", "_test"))

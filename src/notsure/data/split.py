@@ -109,15 +109,42 @@ def load(
             there is a published test set.
     """
     _check_settings(seed, calibration, test)
-    parts = read(source)
+    return split_parts(
+        read(source), seed=seed, calibration=calibration, test=test, source=str(source)
+    )
+
+
+def split_parts(
+    parts: dict[str, Images],
+    *,
+    seed: int = 0,
+    calibration: float | None = None,
+    test: float | None = None,
+    source: str = "arrays",
+) -> Split:
+    """Splits what a source holds, as `load` does it.
+
+    Args:
+        parts: the set to train on (or the only one) and, second, the published test set.
+        seed: of the draw, at least 0.
+        calibration: as in `load`.
+        test: as in `load`.
+        source: what the record says about where the parts came from.
+
+    Raises:
+        DataError: there are too few images, or the parts have images of different shapes.
+        ConfigurationError: a fraction or the seed is out of range, or `test` is given although
+            there is a published test set.
+    """
+    _check_settings(seed, calibration, test)
     if len(parts) == 1:
         ((name, images),) = parts.items()
-        return _cut(images, name, str(source), seed, calibration, test)
+        return _cut(images, name, source, seed, calibration, test)
     if test is not None:
         raise ConfigurationError(
-            f"{str(source)!r} has a published test set, which is kept whole: leave out test={test}."
+            f"{source!r} has a published test set, which is kept whole: leave out test={test}."
         )
-    return _cut_published(parts, str(source), seed, calibration)
+    return _cut_published(parts, source, seed, calibration)
 
 
 def split(

@@ -39,6 +39,8 @@ class Examination:
         illustrated: of how many images the pixels are kept.
         controlled: for how many images the controls score.
         parameters: what the user says of the guard.
+        rows: which of the images are judged; None for all. Whether any were used before is asked of
+            all of them.
 
     Raises:
         InputError: images or labels are not what they have to be, or were used before.
@@ -58,17 +60,23 @@ class Examination:
         illustrated: int,
         controlled: int,
         parameters: dict[str, Any],
+        rows: slice | None = None,
     ) -> None:
         if guard.rejects and guard.calibration is None:
             raise NotFittedError(
                 f"The guard {name!r} is not calibrated: call .calibrate(x_clean, fpr=0.01) first."
             )
         self.name, self.guard, self.seed, self.batch_size = name, guard, seed, batch_size
-        self.illustrated, self.controlled = illustrated, controlled
         self.parameters = parameters
-        self.x = guard.classifier.check(x)
-        self.y = check_labels(y, count=len(x)).to(self.x.device)
-        guard.refuse_seen(self.x, "testing")
+        x = guard.classifier.check(x)
+        y = check_labels(y, count=len(x)).to(x.device)
+        guard.refuse_seen(x, "testing")
+        self.leaked = guard.overlap(x)
+        rows = rows or slice(0, len(x))
+        self.first, self.x, self.y = rows.start, x[rows], y[rows]
+        # of the first images of all, of which these may be none
+        self.illustrated = max(0, illustrated - self.first)
+        self.controlled = max(0, controlled - self.first)
         self.controls = Controls(guard.classifier, seed) if guard.named_detectors() else None
         self.clean, self.clean_ties = self._verdict(self.x)
         self.probability_rows, self.num_classes = self._outputs()
@@ -99,7 +107,7 @@ class Examination:
             "parameters": self.parameters,
             "fitted_on": guard.fitted_on,
             "outputs": {"probability_rows": self.probability_rows},
-            "leaked": guard.overlap(self.x),
+            "leaked": self.leaked,
         }
 
     def _outputs(self) -> tuple[float, int]:
@@ -267,7 +275,7 @@ class Examination:
         columns: dict[str, Any] = {
             "guard": [self.name] * count,
             "seed": [self.seed] * count,
-            "index": list(range(rows.start, rows.start + count)),
+            "index": list(range(self.first + rows.start, self.first + rows.start + count)),
             "y": self.y[rows].int().cpu().numpy(),
             "clean_prediction": self.clean.prediction[rows].int().cpu().numpy(),
             "clean_accepted": self.clean.accepted[rows].cpu().numpy(),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import notsure
-from notsure.attacks import Attack, distill
+from notsure.attacks import Attack, Distilled
 from notsure.classifier import Classifier
 from notsure.core.checks import content_keys
 from notsure.core.errors import ConfigurationError
@@ -23,9 +23,15 @@ from notsure.core.target import Target
 from notsure.evaluation.controls import with_noise
 from notsure.evaluation.examination import Examination
 from notsure.evaluation.plan import Job, Plan, crossed, description, jobs_of
-from notsure.evaluation.records import FORMAT, Records
+from notsure.evaluation.records import FORMAT, SHARD, Records
 from notsure.evaluation.run_folder import RunFolder
-from notsure.evaluation.suites import DISTILLED, VERSION, check_suite, suite_plan
+from notsure.evaluation.suites import (
+    DISTILLED,
+    VERSION,
+    check_suite,
+    suite_plan,
+    taught_by,
+)
 from notsure.evaluation.threats import (
     NAMES,
     Threat,
@@ -34,12 +40,8 @@ from notsure.evaluation.threats import (
     threat_named,
 )
 from notsure.guard import Guard
-from notsure.views import ScoresOnly
 
 Substitutes = Mapping[str, Target | nn.Module]
-
-_ROUNDS = 2
-"""How often the images are augmented that a suite's substitute is taught with."""
 
 
 def evaluate(
@@ -62,6 +64,8 @@ def evaluate(
     embedded: int = 1000,
     probes: int = 100,
     controlled: int = 1000,
+    rows: tuple[int, int] | None = None,
+    taught: Mapping[str, Distilled] | None = None,
     out: str | Path | None = None,
     progress: bool = False,
 ) -> Records:
@@ -95,6 +99,10 @@ def evaluate(
         probes: how many images are attacked once more for the flags alone (see
             `notsure.evaluation.plan`); 0 for none.
         controlled: for how many images scores that know nothing are kept beside the detectors'.
+        rows: which of the images are attacked, (start, stop); by default all. What comes out is a
+            shard, of which `notsure.evaluation.shards` makes the whole.
+        taught: by guard, the substitute of a suite where it was taught before (see
+            `notsure.evaluation.suites.taught_by`); by default it is taught here.
         out: a folder. Records are written there as they come; the same call goes on with a run
             that was interrupted, and reads one that is over.
         progress: whether to show progress bars.
@@ -113,6 +121,7 @@ def evaluate(
     """
     guards = _guards(guard)
     made_with = _parameters(parameters or {}, guards)
+    chosen = slice(0, len(x)) if rows is None else _rows(rows, len(x))
     examinations = {
         name: Examination(
             name,
@@ -124,12 +133,13 @@ def evaluate(
             illustrated=illustrated,
             controlled=controlled,
             parameters=made_with.get(name, {}),
+            rows=chosen,
         )
         for name, one in guards.items()
     }
-    wanted = _Wanted(attacks, threats, suite, eps, norm, substitutes or {})
+    wanted = _Wanted(attacks, threats, suite, eps, norm, substitutes or {}, taught or {})
     jobs = {
-        name: jobs_of(one, wanted.plan_for(name, one, examinations[name].x, seed), probes)
+        name: jobs_of(one, wanted.plan_for(name, one, one.classifier.check(x), seed), probes)
         for name, one in guards.items()
     }
     for name, one in guards.items():
@@ -154,7 +164,9 @@ def evaluate(
         "guards": {name: one.description() for name, one in examinations.items()},
         "attacks": description([job for own in jobs.values() for job in own]),
     }
-    run = _Run(examinations, jobs, meta, batch_size, embedded, seed)
+    run = _Run(examinations, jobs, meta, batch_size, embedded, seed, chosen)
+    if rows is not None:
+        meta |= {SHARD: {"rows": [chosen.start, chosen.stop], "sections": run.sections}}
     if out is None:
         return Records.joined(list(run.parts(None, progress)), meta)
     told = {
@@ -183,6 +195,7 @@ class _Wanted:
         eps: Sequence[float | str] | None,
         norm: str,
         substitutes: Substitutes,
+        taught: Mapping[str, Distilled],
     ) -> None:
         if attacks is not None and (suite is not None or threats == "all"):
             raise ConfigurationError(
@@ -193,7 +206,7 @@ class _Wanted:
             raise ConfigurationError(f"threats is 'all' or a list, such as [{threats!r}].")
         self.suite = check_suite(suite or "standard") if attacks is None else None
         self.attacks, self.eps, self.norm = attacks, eps, norm
-        self.substitutes = substitutes
+        self.substitutes, self.taught = substitutes, taught
         self.threats = threats
         self.distilled: dict[str, float] = {}
 
@@ -204,7 +217,7 @@ class _Wanted:
         chosen = NAMES if self.threats in (None, "all") else self._names()
         substitutes = dict(self.substitutes)
         if TransferFrom.name in chosen:
-            taught = distill(ScoresOnly(guard), x, rounds=_ROUNDS, seed=seed)
+            taught = self.taught.get(name) or taught_by(guard, x, self.suite, seed)
             substitutes[DISTILLED] = taught.classifier
             self.distilled[f"{DISTILLED} from {name}"] = taught.agreement
         return suite_plan(
@@ -265,9 +278,14 @@ class _Run:
         batch_size: int,
         embedded: int,
         seed: int,
+        rows: slice,
     ) -> None:
         self.examinations, self.meta = examinations, meta
-        self.batch_size, self.embedded, self.seed = batch_size, embedded, seed
+        self.batch_size, self.seed = batch_size, seed
+        # what is for the first images of all may be for none of these
+        self.count = rows.stop - rows.start
+        self.probed = max(0, min(meta["probed"], rows.stop) - rows.start)
+        self.embedded = max(0, embedded - rows.start)
         self.tasks = self._tasks(jobs)
 
     def _tasks(self, jobs: Mapping[str, Sequence[Job]]) -> list[_Task]:
@@ -279,11 +297,16 @@ class _Run:
                 told = job.threat.sees_verdict
                 seen = name if told else id(job.threat.target(guard))
                 shared.setdefault((seen, *job.identity), []).append((name, job))
-        count, probed = self.meta["count"], self.meta["probed"]
         return [
-            _Task(tuple(members), count if members[0][1].probe is None else probed)
+            _Task(tuple(members), self.count if members[0][1].probe is None else self.probed)
             for members in shared.values()
         ]
+
+    @property
+    def sections(self) -> list[int]:
+        """How many records there are of each guard's clean images, and then of each task."""
+        clean = [self.count] * len(self.examinations)
+        return [*clean, *(task.count * len(task.members) for task in self.tasks)]
 
     def parts(self, folder: RunFolder | None, shown: bool) -> Iterator[Records]:
         """The records part by part: those of the clean images, then task by task."""
@@ -291,7 +314,7 @@ class _Run:
         number = 0
         with progress_bar("attacking", total, shown=shown) as advance:
             for examination in self.examinations.values():
-                for rows in self._batches(self.meta["count"]):
+                for rows in self._batches(self.count):
                     columns = examination.clean_columns(rows, self.embedded)
                     yield Records.of([columns], self.meta)
             for task in self.tasks:
@@ -347,6 +370,16 @@ def _guards(guard: Guard | Classifier | nn.Module | Mapping[str, Guard]) -> dict
     if not isinstance(guard, Guard):
         guard = Guard(guard)
     return {"guard" if guard.rejects else "classifier": guard}
+
+
+def _rows(rows: tuple[int, int], count: int) -> slice:
+    start, stop = rows
+    if not 0 <= start < stop <= count:
+        raise ConfigurationError(
+            f"rows has to be (start, stop) with 0 <= start < stop <= {count}, the number of "
+            f"images; got {rows}."
+        )
+    return slice(start, stop)
 
 
 def _parameters(

@@ -28,6 +28,9 @@ SCORE = "score_"
 CONTROL = "control_"
 """What the names of the controls' columns begin with: scores that know nothing."""
 
+SHARD = "shard"
+"""The entry of the meta that says of which images the records are, where not of all."""
+
 UNBOUNDED, LONGER, NOISE = "unbounded", "longer", "noise"
 """The probes: see the column of that name."""
 

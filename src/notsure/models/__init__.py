@@ -3,8 +3,17 @@
 from notsure.models.convolutional import DigitsCNN, LeNet, MadryCNN, MartinCNN, WesterA, WesterB
 from notsure.models.jump_relu import JumpReLU, with_jump_relu
 from notsure.models.randomized import Randomized
-from notsure.models.registry import Architecture, architecture_of, build, names, register
+from notsure.models.registry import (
+    Architecture,
+    architecture_of,
+    build,
+    factory_of,
+    names,
+    register,
+)
 from notsure.models.resnet import ResNet
+from notsure.models.transformers_network import transformers_network
+from notsure.models.zoo import TimmNetwork
 
 __all__ = [
     "Architecture",
@@ -15,11 +24,14 @@ __all__ = [
     "MartinCNN",
     "Randomized",
     "ResNet",
+    "TimmNetwork",
     "WesterA",
     "WesterB",
     "architecture_of",
     "build",
+    "factory_of",
     "names",
     "register",
+    "transformers_network",
     "with_jump_relu",
 ]

@@ -14,6 +14,7 @@ from notsure.core.errors import ConfigurationError
 _ATTRIBUTE = "_notsure_architecture"
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {}
 _WRAPPERS: set[str] = set()
+_COLLECTIONS: dict[str, Callable[[str], Callable[..., nn.Module]]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +44,62 @@ def register(
     return decorate
 
 
+def register_collection(
+    prefix: str,
+) -> Callable[
+    [Callable[[str], Callable[..., nn.Module]]], Callable[[str], Callable[..., nn.Module]]
+]:
+    """Registers another library's networks, which users name as "prefix:name".
+
+    What is decorated gives the factory of a name, or raises ConfigurationError.
+    """
+
+    def decorate(
+        find: Callable[[str], Callable[..., nn.Module]],
+    ) -> Callable[[str], Callable[..., nn.Module]]:
+        _COLLECTIONS[prefix] = find
+        return find
+
+    return decorate
+
+
 def names() -> tuple[str, ...]:
-    """The registered names of networks that can be built by themselves, sorted."""
+    """The registered names of networks that can be built by themselves, sorted.
+
+    Those of collections ("timm:resnet18") are not among them: they are another library's.
+    """
     return tuple(sorted(_FACTORIES.keys() - _WRAPPERS))
+
+
+def factory_of(name: str) -> Callable[..., nn.Module]:
+    """What builds an architecture from its arguments.
+
+    Args:
+        name: one of `names()`, a wrapper's, or one of a collection.
+
+    Raises:
+        ConfigurationError: there is no such architecture, or the collection is not installed.
+    """
+    prefix, _, rest = name.partition(":")
+    if rest and prefix in _COLLECTIONS:
+        return _COLLECTIONS[prefix](rest)
+    if name not in _FACTORIES:
+        near = difflib.get_close_matches(name, _FACTORIES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        more = "".join(f", and {prefix}:NAME for any model of {prefix}" for prefix in _COLLECTIONS)
+        raise ConfigurationError(
+            f"There is no architecture {name!r}.{hint} There are: {', '.join(names())}{more}."
+        )
+    return _FACTORIES[name]
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
     """Builds an architecture by its registered name.
 
     Args:
-        name: one of `names()`, for example "resnet32"; or "randomized" or "jump_relu", which take
-            another one's name as `of` (see `notsure.models.Randomized` and `with_jump_relu`).
+        name: one of `names()`, for example "resnet32"; "timm:NAME" for a model of timm; or
+            "randomized" or "jump_relu", which take another one's name as `of` (see
+            `notsure.models.Randomized` and `with_jump_relu`).
         **arguments: what the architecture takes; all take `num_classes`, `in_channels` and
             `size` (height = width of the images, in pixels).
 
@@ -64,14 +110,9 @@ def build(name: str, **arguments: Any) -> nn.Module:
     Raises:
         ConfigurationError: the name is not registered, or the arguments do not fit.
     """
-    if name not in _FACTORIES:
-        near = difflib.get_close_matches(name, _FACTORIES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigurationError(
-            f"There is no architecture {name!r}.{hint} There are: {', '.join(names())}."
-        )
+    factory = factory_of(name)
     try:
-        module = _FACTORIES[name](**arguments)
+        module = factory(**arguments)
     except TypeError as error:
         raise ConfigurationError(f"Architecture {name!r} does not take that: {error}") from error
     remember(module, Architecture(name=name, arguments=dict(arguments)))

@@ -6,14 +6,18 @@ import csv
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from notsure.core.errors import CheckpointError, ConfigurationError
 from notsure.core.storage import atomic, writable_folder
 from notsure.studies.cells import SCALES, Cell, Cells, published
 from notsure.studies.verdicts import VERDICTS, CellRow
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 HEAD = ("cell_id", "published", "ours", "low", "high", "n", "scale", "verdict", "why")
 """The columns of a study's cells.csv."""
@@ -22,7 +26,7 @@ COUNT = "cells answered"
 """The marker of the count on the page."""
 
 _END = "<!-- end -->"
-_MARKER = re.compile(r"^<!-- (cells [^\n]*?) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^<!-- ((?:cells|adaptive) [^\n]*?) -->$", re.MULTILINE)
 
 
 def write_rows(path: str | Path, rows: Iterable[CellRow]) -> Path:
@@ -166,6 +170,22 @@ def markdown_table(rows: Iterable[CellRow]) -> list[str]:
     return lines
 
 
+def summary_table(rows: Iterable[CellRow]) -> Table:
+    """The rows for the console: cell, published, ours with its interval, verdict."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(Column("cell", overflow="fold"), "published", "ours [95 %]", "verdict")
+    for row in rows:
+        table.add_row(
+            row.cell.cell_id.removeprefix(f"{row.cell.paper}."),
+            _bounded(row.cell),
+            Text(_interval(row) or "not yet"),
+            row.verdict,
+        )
+    return table
+
+
 def markdown_count(rows: Iterable[CellRow]) -> list[str]:
     """The lines of a Markdown table of how many cells of each report are answered."""
     by_paper: dict[str, list[CellRow]] = {}
@@ -186,15 +206,19 @@ def markdown_count(rows: Iterable[CellRow]) -> list[str]:
     return lines
 
 
-def update_page(path: str | Path, rows: Iterable[CellRow]) -> Path:
+def update_page(
+    path: str | Path, rows: Iterable[CellRow], adaptive: Mapping[str, Sequence[str]] | None = None
+) -> Path:
     """Writes the tables between the markers of a Markdown page, atomically.
 
     The table of pang's Table 1 stands between the lines `<!-- cells pang t1 -->` and
-    `<!-- end -->`, the count between `<!-- cells answered -->` and the same.
+    `<!-- end -->`, the count between `<!-- cells answered -->` and the same, what an adaptive
+    attacker leaves of pang's systems between `<!-- adaptive pang -->` and the same.
 
     Args:
         path: of the page, usually docs/results.md.
         rows: of all studies that the page is about.
+        adaptive: by report, the lines of its section under an adaptive attacker.
 
     Raises:
         ConfigurationError: there is no page; a marker is there twice, has no end, or is of a table
@@ -211,6 +235,8 @@ def update_page(path: str | Path, rows: Iterable[CellRow]) -> Path:
         by_table.setdefault(f"cells {row.cell.paper} {row.cell.table}", []).append(row)
     tables = {name: markdown_table(own) for name, own in by_table.items()}
     tables[COUNT] = markdown_count(given)
+    for name, lines in (adaptive or {}).items():
+        tables[f"adaptive {name}"] = list(lines)
     with atomic(path) as temporary:
         temporary.write_text(_filled(text, tables, path.name), encoding="utf-8")
     return path

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from notsure import data
 from notsure.core.errors import ConfigurationError, DataError
 from notsure.core.state import derived_seed
-from notsure.data import Images, Split
+from notsure.data import Images
 from notsure.studies.declared import DataSpec
+from notsure.studies.decoded import parts_of
 
 ROOT = "NOTSURE_DATA"
 """The environment variable that holds the data root."""
@@ -36,7 +37,7 @@ class DataSet:
     """Images as a study declares them; a step holds this, and reads them when it runs.
 
     Attributes:
-        name: the last part of the source, for reports.
+        name: the last part of the source, for reports; of a stand-in both names.
         path: "digits", or where the source is on this machine.
         seed: of the cut and the draws.
         train: how many images of the part are taken; None for all.
@@ -46,6 +47,8 @@ class DataSet:
         class_names: the names of the classes.
         shape: channels, height and width of the images.
         counts: how many images each part has.
+        stands_for: the source that it stands in for; empty where it is the source itself.
+        cache: where decoded images are kept; None for nowhere. No result depends on it.
     """
 
     name: str
@@ -58,23 +61,31 @@ class DataSet:
     class_names: tuple[str, ...] = ()
     shape: tuple[int, int, int] = (0, 0, 0)
     counts: dict[str, int] = field(default_factory=dict)
+    stands_for: str = ""
+    cache: str | None = None
 
     @classmethod
-    def found(cls, spec: DataSpec, root: str | Path | None) -> DataSet:
-        """The data that a study declares.
+    def found(
+        cls, spec: DataSpec, root: str | Path | None, cache: str | Path | None = None
+    ) -> DataSet:
+        """The data that a study declares, or what stands in for them.
 
         Args:
             spec: what it declares.
             root: the folder of data sets; None for that which NOTSURE_DATA names.
+            cache: a folder that keeps decoded images; None for none.
 
         Raises:
             DataError: there is no such data, or there are fewer images than are asked for.
             ConfigurationError: there is no data root.
         """
-        path = located(spec.source, root)
+        path, stands_for = _found(spec, root)
+        name = Path(str(spec.stand_in) if stands_for else spec.source).name
         known = cls(
-            name=Path(spec.source).name,
+            name=f"{name} in place of {Path(stands_for).name}" if stands_for else name,
             path=path,
+            stands_for=stands_for,
+            cache=None if cache is None else str(Path(cache).absolute()),
             seed=spec.seed,
             train=spec.train,
             calibration=spec.calibration,
@@ -82,14 +93,12 @@ class DataSet:
         )
         parts = {part: known._read(part) for part in PARTS}
         images = parts["train"][0]
-        return cls(
-            **{
-                **vars(known),
-                "digests": {part: digest for part, (_, digest) in parts.items()},
-                "counts": {part: len(own) for part, (own, _) in parts.items()},
-                "class_names": images.class_names,
-                "shape": images.image_shape,
-            }
+        return replace(
+            known,
+            digests={part: digest for part, (_, digest) in parts.items()},
+            counts={part: len(own) for part, (own, _) in parts.items()},
+            class_names=images.class_names,
+            shape=images.image_shape,
         )
 
     def images(self, part: Part) -> Images:
@@ -111,7 +120,27 @@ class DataSet:
         return {"images": self.digests[part], "classes": len(self.class_names)}
 
     def _read(self, part: Part) -> tuple[Images, str]:
-        return _taken(self.path, self.seed, part, getattr(self, part))
+        return _taken(self.path, self.seed, self.cache, part, getattr(self, part))
+
+
+def _found(spec: DataSpec, root: str | Path | None) -> tuple[str, str]:
+    """Where the data are, and what they stand in for, if for anything.
+
+    Raises:
+        ConfigurationError: there is no data root.
+        DataError: neither they nor their stand-in are there.
+    """
+    try:
+        return located(spec.source, root), ""
+    except DataError as error:
+        if spec.stand_in is None:
+            raise
+        try:
+            return located(spec.stand_in, root), spec.source
+        except DataError:
+            raise DataError(
+                f"{error} Nor is there {spec.stand_in!r}, which could stand in for them."
+            ) from None
 
 
 def located(source: str, root: str | Path | None) -> str:
@@ -147,14 +176,16 @@ def located(source: str, root: str | Path | None) -> str:
 
 
 @lru_cache(maxsize=4)
-def _split(path: str, seed: int) -> Split:
-    return data.load(path, seed=seed)
+def _parts(path: str, seed: int, cache: str | None) -> Mapping[str, Images]:
+    return parts_of(path, seed, cache)
 
 
 @lru_cache(maxsize=16)
-def _taken(path: str, seed: int, part: Part, count: int | None) -> tuple[Images, str]:
+def _taken(
+    path: str, seed: int, cache: str | None, part: Part, count: int | None
+) -> tuple[Images, str]:
     """Some of a part's images, with their digest."""
-    images: Images = getattr(_split(path, seed), part)
+    images = _parts(path, seed, cache)[part]
     images = drawn(images, count, seed, what=f"The {part} part of {path!r}")
     return images, images.digest()
 

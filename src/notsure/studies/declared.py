@@ -5,31 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, model_validator
 
 from notsure.core.errors import ConfigurationError
+from notsure.studies.declared_cells import AdaptiveSpec, CellsSpec, WaitingSpec
 from notsure.studies.document import Node, Path, nearest
-
-Scale = Literal["smoke", "cpu", "paper"]
-"""How large a study is run: in minutes, in hours on two cores, or as the report did."""
-
-Count = Annotated[int, Field(ge=1, strict=True)]
-Whole = Annotated[int, Field(ge=0, strict=True)]
-Number = Annotated[float, Field(strict=True)]
-Text = Annotated[str, Field(min_length=1, strict=True)]
-Statistic = Number | tuple[Number, ...]
-Parameter = Annotated[int, Field(strict=True)] | Number | Text
+from notsure.studies.forms import FORM, Count, Number, Parameter, Scale, Statistic, Text, Whole
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = FORM
 
 
 def _as_part(value: Any) -> Any:
@@ -72,6 +57,8 @@ class DataSpec(_Model):
         calibration: the same of the part that thresholds are set on.
         test: the same of the part that figures are measured on.
         seed: of the cut and of these draws.
+        stand_in: a source that is taken where the first is not under the data root; whatever is
+            measured on it says so.
     """
 
     source: Text
@@ -79,13 +66,37 @@ class DataSpec(_Model):
     calibration: Count | None = None
     test: Count | None = None
     seed: Whole = 0
+    stand_in: Text | None = None
+
+
+class RetrofitSpec(_Model):
+    """JumpReLU in the place of ReLU, in a network that is trained already.
+
+    Attributes:
+        of: the network, by name.
+        kappa: the threshold, see `notsure.models.JumpReLU`.
+        accuracy_loss: in place of kappa, by how much the accuracy on the calibration images may
+            fall, see `notsure.training.retrofit`.
+        spread: how far kappa may be off, drawn anew for every sample and layer.
+    """
+
+    of: Text
+    kappa: Number | None = None
+    accuracy_loss: Annotated[float, Field(ge=0, lt=1, strict=True)] | None = None
+    spread: Number = 0.0
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> RetrofitSpec:
+        if (self.kappa is None) == (self.accuracy_loss is None):
+            raise ValueError("A retrofit has kappa or an accuracy_loss to find it by: give one.")
+        return self
 
 
 class NetworkSpec(_Model):
-    """A classifier and how it is trained.
+    """A classifier and how it is trained; or how it is made of another one.
 
     Attributes:
-        architecture: a name of `notsure.models`.
+        architecture: a name of `notsure.models`, or "timm:NAME" for a model of timm.
         arguments: what the architecture takes besides what is read off the data.
         objective: what is minimised; of several the sum.
         recipe: settings of `notsure.training.Recipe`; its seed is the network's unless given.
@@ -93,18 +104,35 @@ class NetworkSpec(_Model):
         seed: of the initial weights.
         mean: of the preprocessing, see `notsure.Classifier`.
         std: of the preprocessing.
+        retrofit: what is changed in a network that is trained already; it has no other keys then.
     """
 
-    architecture: Text
+    architecture: Text | None = None
     arguments: dict[Text, Any] = {}
     objective: Annotated[tuple[PartSpec, ...], BeforeValidator(_as_parts), Field(min_length=1)] = (
         PartSpec(kind="CrossEntropy"),
     )
     recipe: dict[Text, Any] = {}
-    data: Text
+    data: Text | None = None
     seed: Whole = 0
     mean: Statistic | None = None
     std: Statistic | None = None
+    retrofit: RetrofitSpec | None = None
+
+    @model_validator(mode="after")
+    def _trained_or_retrofitted(self) -> NetworkSpec:
+        if self.retrofit is not None:
+            surplus = sorted(self.model_fields_set - {"retrofit"})
+            if surplus:
+                raise ValueError(
+                    f"A retrofitted network is trained as the one it is made of: leave "
+                    f"{', '.join(surplus)} out."
+                )
+            return self
+        missing = [key for key in ("architecture", "data") if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"{' and '.join(map(repr, missing))} missing: a network needs both.")
+        return self
 
 
 class PurifierSpec(PartSpec):
@@ -119,6 +147,19 @@ class PurifierSpec(PartSpec):
     data: Text
     recipe: dict[Text, Any]
     network: Text | None = None
+
+
+class AttackSpec(PartSpec):
+    """An attack; one that learns is fitted first.
+
+    Attributes:
+        network: the classifier that it is fitted against, on the training images of that one, by
+            name; for those that learn alone.
+        recipe: how it is fitted, see `notsure.studies.fitted_attacks.FitRecipe`.
+    """
+
+    network: Text | None = None
+    recipe: dict[Text, Any] = {}
 
 
 class GuardSpec(_Model):
@@ -233,6 +274,9 @@ class Study(_Model):
         attacks: the attacks that guards are fitted with and evaluations run.
         guards: the guards.
         evaluations: what is measured.
+        cells: which result answers which published figures.
+        waiting: which published figures have no answer at this scale, and what they wait for.
+        adaptive: what is told of the report's systems under an adaptive attacker.
     """
 
     name: Text
@@ -242,9 +286,12 @@ class Study(_Model):
     data: dict[Text, DataSpec]
     networks: dict[Text, NetworkSpec]
     purifiers: dict[Text, PurifierSpec] = {}
-    attacks: dict[Text, Annotated[PartSpec, BeforeValidator(_as_part)]] = {}
+    attacks: dict[Text, Annotated[AttackSpec, BeforeValidator(_as_part)]] = {}
     guards: dict[Text, GuardSpec] = {}
     evaluations: dict[Text, EvaluationSpec] = {}
+    cells: dict[Text, CellsSpec] = {}
+    waiting: dict[Text, WaitingSpec] = {}
+    adaptive: dict[Text, AdaptiveSpec] = {}
 
     _document: Node | None = PrivateAttr(default=None)
 
@@ -285,7 +332,13 @@ class Study(_Model):
 def _references(study: Study) -> Iterator[tuple[str, str, Path]]:
     """The section, the name and the place of every entry that is named."""
     for name, network in study.networks.items():
-        yield "data", network.data, ("networks", name, "data")
+        if network.data is not None:
+            yield "data", network.data, ("networks", name, "data")
+        if network.retrofit is not None:
+            yield "networks", network.retrofit.of, ("networks", name, "retrofit", "of")
+    for name, fitted in study.attacks.items():
+        if fitted.network is not None:
+            yield "networks", fitted.network, ("attacks", name, "network")
     for name, purifier in study.purifiers.items():
         yield "data", purifier.data, ("purifiers", name, "data")
         if purifier.network is not None:
@@ -307,3 +360,5 @@ def _references(study: Study) -> Iterator[tuple[str, str, Path]]:
             for section, own in (("networks", substitute.network), ("guards", substitute.guard)):
                 if own is not None:
                     yield section, own, (*top, "substitutes", called, section.removesuffix("s"))
+    for name, told in study.adaptive.items():
+        yield "evaluations", told.evaluation, ("adaptive", name, "evaluation")

@@ -8,16 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from notsure.attacks import Attack
+from notsure.attacks import Attack, Distilled
 from notsure.calibration import Rule
+from notsure.data import Images
 from notsure.detectors import Detector
 from notsure.evaluation import Records, evaluate
 from notsure.evaluation.suites import VERSION as SUITES
 from notsure.guard import Guard
 from notsure.studies import estimates
 from notsure.studies.datasets import DataSet, drawn
-from notsure.studies.learning import FitPurifier, Train, device, within_time
-from notsure.studies.parts import Builder, described, purifiers_named_in, with_purifiers
+from notsure.studies.fitted_attacks import (
+    Attacker,
+    fitted_first,
+    passes_of,
+    ready,
+    told_of,
+)
+from notsure.studies.learning import FitPurifier, Network, device, within_time
+from notsure.studies.parts import Builder, purifiers_named_in, with_purifiers
 from notsure.studies.steps import Context, Step
 
 RECORDS = "records.parquet"
@@ -41,21 +49,22 @@ class MakeGuard(Step):
 
     kind: ClassVar[str] = "guard"
 
-    network: Train
+    network: Network
     detectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     purifier: FitPurifier | None = None
     reconstructors: Mapping[str, FitPurifier] = field(default_factory=dict)
     corrector: Mapping[str, Any] | None = None
     rule: Rule = "any"
     fpr: float = 0.01
-    attack: Attack | None = None
+    attack: Attacker | None = None
     examples: int = 2000
 
     @property
     def needs(self) -> tuple[Step, ...]:
-        """The network, the purifier, and those that detectors name."""
+        """The network, the purifier, those that detectors name, and an attack that is fitted."""
         purifiers = [] if self.purifier is None else [self.purifier]
-        return (self.network, *purifiers, *self._named())
+        attacks = [] if self.attack is None else [self.attack]
+        return (self.network, *purifiers, *self._named(), *fitted_first(attacks))
 
     def _named(self) -> list[FitPurifier]:
         """What detectors name, each once, in the order of the detectors."""
@@ -78,7 +87,7 @@ class MakeGuard(Step):
             "corrector": None if self.corrector is None else dict(self.corrector),
             "rule": self.rule,
             "fpr": self.fpr,
-            "attack": None if self.attack is None else described(self.attack),
+            "attack": None if self.attack is None else told_of(self.attack),
             "examples": self.examples,
             "train": self.data.content("train"),
             "calibration": self.data.content("calibration"),
@@ -101,7 +110,7 @@ class MakeGuard(Step):
         ).to(device())
         guard.fit(
             self.data.images("train"),
-            attack=self.attack,
+            attack=None if self.attack is None else ready(self.attack, context),
             examples=self.examples,
             progress=context.progress,
         )
@@ -115,7 +124,7 @@ class MakeGuard(Step):
 
     def estimate(self) -> float:
         """Seconds, roughly."""
-        learnt = 0.0 if self.attack is None else estimates.passes_of_attack(self.attack)
+        learnt = 0.0 if self.attack is None else passes_of(self.attack, self.network)
         passes = self.data.counts["train"] + self.data.counts["calibration"]
         return (passes + learnt * self.examples) * self.network.seconds_of_pass()
 
@@ -142,21 +151,22 @@ class Evaluate(Step):
     resumable: ClassVar[bool] = True
 
     guards: Mapping[str, MakeGuard]
-    attacks: Mapping[str, tuple[Attack, ...]] | None = None
+    attacks: Mapping[str, tuple[Attacker, ...]] | None = None
     suite: str | None = None
     threats: tuple[str, ...] | None = None
     eps: tuple[float | str, ...] | None = None
     norm: str = "linf"
     count: int | None = None
-    substitutes: Mapping[str, Train | MakeGuard] = field(default_factory=dict)
+    substitutes: Mapping[str, Network | MakeGuard] = field(default_factory=dict)
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
     options: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def needs(self) -> tuple[Step, ...]:
-        """The guards and the substitutes."""
-        return (*self.guards.values(), *self.substitutes.values())
+        """The guards, the substitutes, and the attacks that are fitted."""
+        attacks = fitted_first(one for own in (self.attacks or {}).values() for one in own)
+        return (*self.guards.values(), *self.substitutes.values(), *attacks)
 
     @property
     def data(self) -> DataSet:
@@ -167,7 +177,7 @@ class Evaluate(Step):
         """Everything that the records hold or depend on besides the guards and substitutes."""
         attacks = None
         if self.attacks is not None:
-            attacks = [[threat, described(own)] for threat, own in self.attacks.items()]
+            attacks = [[threat, [*map(told_of, own)]] for threat, own in self.attacks.items()]
         return {
             "guards": list(self.guards),
             "attacks": attacks,
@@ -186,24 +196,53 @@ class Evaluate(Step):
             "test": self.data.content("test"),
         }
 
+    @property
+    def images(self) -> int:
+        """How many test images are attacked."""
+        return self.count or self.data.counts["test"]
+
+    def attacked(self) -> Images:
+        """The test images that are attacked."""
+        test = self.data.images("test")
+        return drawn(test, self.count, self.data.seed, what=f"The test part of {self.data.name!r}")
+
     def run(self, context: Context) -> None:
         """Attacks, or goes on with it."""
-        test = self.data.images("test")
-        test = drawn(test, self.count, self.data.seed, what=f"The test part of {self.data.name!r}")
-        here = device()
+        self.examine(context)
+
+    def examine(
+        self,
+        context: Context,
+        *,
+        rows: tuple[int, int] | None = None,
+        taught: Mapping[str, Distilled] | None = None,
+    ) -> None:
+        """Attacks the images, or some of them, or goes on with it.
+
+        Args:
+            context: of the step that does it.
+            rows: which images (start, stop); None for all.
+            taught: by guard, the substitute of a suite where it was taught before.
+        """
+        test, here = self.attacked(), device()
+        attacks: Mapping[str, list[Attack]] | None = None
+        if self.attacks is not None:
+            attacks = {
+                threat: [ready(one, context) for one in own] for threat, own in self.attacks.items()
+            }
         with within_time(context):
             evaluate(
                 {name: step.guard(context) for name, step in self.guards.items()},
                 test.x.to(here),
                 test.y.to(here),
-                attacks=self.attacks,
+                attacks=attacks,
                 threats=self.threats if self.attacks is None else list(self.attacks),
                 suite=self.suite,
                 eps=self.eps,
                 norm=self.norm,
                 substitutes={
                     name: step.classifier(context)
-                    if isinstance(step, Train)
+                    if isinstance(step, Network)
                     else step.guard(context)
                     for name, step in self.substitutes.items()
                 },
@@ -211,22 +250,41 @@ class Evaluate(Step):
                 seed=self.seed,
                 data=self.data.name,
                 class_names=test.class_names,
+                rows=rows,
+                taught=taught,
                 out=context.folder,
                 progress=context.progress,
                 **self.options,
             )
 
     def estimate(self) -> float:
-        """Seconds, roughly; NaN for a suite."""
-        if self.attacks is None:
-            return math.nan
+        """Seconds, roughly."""
+        every = [
+            self._passes_against(step) * step.network.seconds_of_pass()
+            for step in self.guards.values()
+        ]
+        return self.images * sum(every)
+
+    def _passes_against(self, guard: MakeGuard) -> float:
+        """How many passes over a guard's network its examination takes for an image."""
+        network = guard.network
+        if self.suite is not None:
+            return estimates.passes_of_suite(
+                self.suite,
+                self.eps or (),
+                norm=self.norm,
+                threats=self.threats,
+                substitutes=self.substitutes,
+                rejects=bool(guard.detectors),
+                stochastic=network.stochastic,
+                values=math.prod(self.data.shape),
+            )
         passes = 0.0
-        for attack in (attack for own in self.attacks.values() for attack in own):
-            budgets = len(self.eps) if self.eps is not None and attack.budget is not None else 1
-            passes += budgets * estimates.passes_of_attack(attack)
-        count = self.count or self.data.counts["test"]
-        every = [step.network.seconds_of_pass() for step in self.guards.values()]
-        return count * passes * sum(every)
+        for attack in (attack for own in (self.attacks or {}).values() for attack in own):
+            many = isinstance(attack, Attack) and hasattr(attack, "with_eps")
+            budgets = len(self.eps) if self.eps is not None and many else 1
+            passes += budgets * passes_of(attack, network)
+        return passes
 
 
 def records_of(folder: Path) -> Records:

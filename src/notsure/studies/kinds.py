@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path as FilePath
-from typing import Any
 
-import torch
-
-from notsure import models
-from notsure.attacks import Attack
-from notsure.classifier import Classifier
 from notsure.core.checks import parse_size
-from notsure.core.errors import ConfigurationError, DataError
 from notsure.core.target import Access
 from notsure.evaluation.plan import variants
 from notsure.evaluation.suites import check_suite
 from notsure.evaluation.threats import NAMES as THREATS
-from notsure.studies.datasets import PARTS, DataSet
 from notsure.studies.declared import Study
 from notsure.studies.document import Path, nearest
 from notsure.studies.examining import Evaluate, MakeGuard, records_of
-from notsure.studies.learning import FitPurifier, Train
+from notsure.studies.fitted_attacks import Attacker, FitAttack
+from notsure.studies.learning import FitPurifier, Network, Train
+from notsure.studies.making import Making
 from notsure.studies.parts import Builder, completed, purifiers_named_in
+from notsure.studies.retrofitting import Retrofit
 from notsure.studies.steps import Step
 
-__all__ = ["Evaluate", "FitPurifier", "MakeGuard", "Train", "records_of", "study_steps"]
+__all__ = [
+    "Evaluate",
+    "FitAttack",
+    "FitPurifier",
+    "MakeGuard",
+    "Network",
+    "Retrofit",
+    "Train",
+    "records_of",
+    "study_entries",
+    "study_steps",
+]
 
 _OPTIONS = ("batch_size", "illustrated", "embedded", "probes", "controlled")
-
-_OF_DATA = ("num_classes", "in_channels", "size")
-"""What an architecture is told that is read off the data."""
 
 _SHOWN = {"query-scores": Access.SCORES, "query-decisions": Access.DECISIONS}
 """What an attacker sees under threats that show no gradients."""
 
 
-def study_steps(study: Study, data_root: str | FilePath | None = None) -> list[Step]:
+def study_steps(
+    study: Study,
+    data_root: str | FilePath | None = None,
+    *,
+    cache: str | FilePath | None = None,
+) -> list[Step]:
     """The steps of a study, each after what it needs; those of the same identity are one.
 
     Everything that the study declares is checked on the way: that there are such parts, that they
@@ -48,150 +56,52 @@ def study_steps(study: Study, data_root: str | FilePath | None = None) -> list[S
     Args:
         study: what `load_study` has read.
         data_root: the folder of data sets; None for that which NOTSURE_DATA names.
+        cache: a folder that keeps decoded images, see `notsure.studies.decoded`; None for none.
 
     Raises:
         ConfigurationError: a part or a setting cannot be; the message says where it is written.
         DataError: data are missing or too few; the message says where, and how to get them.
     """
-    assembly = _Assembly(study, data_root)
-    # attacks that nobody runs are looked at all the same
-    for name in study.attacks:
-        assembly.attack(name)
     found: dict[str, Step] = {}
-    for step in (
-        *map(assembly.network, study.networks),
-        *map(assembly.purifier, study.purifiers),
-        *map(assembly.guard, study.guards),
-        *map(assembly.evaluation, study.evaluations),
-    ):
+    for step in study_entries(study, data_root, cache=cache).values():
         found.setdefault(step.identity, step)
     return list(found.values())
 
 
-class _Assembly:
+def study_entries(
+    study: Study,
+    data_root: str | FilePath | None = None,
+    *,
+    cache: str | FilePath | None = None,
+) -> dict[tuple[str, str], Step]:
+    """The steps of a study by section and name, in their order; entries may share an identity.
+
+    Args:
+        study: as `study_steps` takes it, as the rest.
+        data_root: the folder of data sets.
+        cache: a folder that keeps decoded images.
+
+    Raises:
+        ConfigurationError: as `study_steps`.
+        DataError: as `study_steps`.
+    """
+    assembly = _Assembly(study, data_root, cache)
+    # attacks that nobody runs are looked at all the same
+    attacks = {name: assembly.attack(name) for name in study.attacks}
+    sections: dict[str, Mapping[str, Step]] = {
+        "networks": {name: assembly.network(name) for name in study.networks},
+        "attacks": {name: one for name, one in attacks.items() if isinstance(one, FitAttack)},
+        "purifiers": {name: assembly.purifier(name) for name in study.purifiers},
+        "guards": {name: assembly.guard(name) for name in study.guards},
+        "evaluations": {name: assembly.evaluation(name) for name in study.evaluations},
+    }
+    return {
+        (section, name): step for section, own in sections.items() for name, step in own.items()
+    }
+
+
+class _Assembly(Making):
     """The entries of a study as steps, made when they are asked for first."""
-
-    def __init__(self, study: Study, data_root: str | FilePath | None) -> None:
-        self.study, self.data_root = study, data_root
-        self.builder = Builder(self._where)
-        self._made: dict[tuple[str, str], Any] = {}
-
-    def _where(self, path: Path, key: bool) -> str:
-        return self.study.where(*path, key=key)
-
-    def _once(self, section: str, name: str, make: Callable[[], Any]) -> Any:
-        if (section, name) not in self._made:
-            self._made[section, name] = make()
-        return self._made[section, name]
-
-    def data(self, name: str) -> DataSet:
-        """The images of that name."""
-        found: DataSet = self._once("data", name, lambda: self._data(name))
-        return found
-
-    def _data(self, name: str) -> DataSet:
-        spec, path = self.study.data[name], ("data", name)
-        try:
-            found = DataSet.found(spec, self.data_root)
-        except (DataError, ConfigurationError) as error:
-            asked = next((part for part in PARTS if f"The {part} part" in str(error)), "source")
-            raise type(error)(f"{self.study.where(*path, asked)}: {error}") from error
-        if found.shape[1] != found.shape[2]:
-            raise DataError(
-                f"{self.study.where(*path)}: the architectures take square images; these are "
-                f"{found.shape[1]}x{found.shape[2]} pixels."
-            )
-        return found
-
-    def attack(self, name: str) -> Attack:
-        """The attack of that name."""
-        path: Path = ("attacks", name)
-        given = self.study.attacks[name].model_dump()
-        found: Attack = self._once(
-            "attacks", name, lambda: self.builder.part("attack", given, path)
-        )
-        return found
-
-    def network(self, name: str) -> Train:
-        """The training of the network of that name."""
-        found: Train = self._once("networks", name, lambda: self._network(name))
-        return found
-
-    def _network(self, name: str) -> Train:
-        spec, path = self.study.networks[name], ("networks", name)
-        data = self.data(spec.data)
-        for key in _OF_DATA:
-            if key in spec.arguments:
-                raise self.study.error(
-                    f"{key} is read off the data: leave it out.", *path, "arguments", key, key=True
-                )
-        channels, size, _ = data.shape
-        of_data = dict(zip(_OF_DATA, (len(data.class_names), channels, size), strict=True))
-        step = Train(
-            name=name,
-            architecture=spec.architecture,
-            arguments={**of_data, **spec.arguments},
-            objective=self.builder.objective(spec.objective, (*path, "objective")),
-            recipe=self.builder.recipe(spec.recipe, (*path, "recipe"), seed=spec.seed),
-            data=data,
-            seed=spec.seed,
-            mean=spec.mean,
-            std=spec.std,
-        )
-        self._try(step, path)
-        return step
-
-    def _try(self, step: Train, path: Path) -> None:
-        """Builds the network without its weights: what cannot be trained is told at once."""
-
-        def build() -> torch.nn.Module:
-            with torch.device("meta"):
-                return models.build(step.architecture, **step.arguments)
-
-        told = "arguments" if step.architecture in models.names() else "architecture"
-        module = self.builder.guarded(build, (*path, told))
-        classifier = self.builder.guarded(
-            lambda: Classifier(
-                module,
-                mean=step.mean,
-                std=step.std,
-                reverse_logits=bool(step.objective.reverse_logits),
-            ),
-            (*path, "mean"),
-        )
-        self.builder.guarded(lambda: step.objective.require(classifier), (*path, "objective"))
-
-    def purifier(self, name: str) -> FitPurifier:
-        """The training of the purifier of that name."""
-        found: FitPurifier = self._once("purifiers", name, lambda: self._purifier(name))
-        return found
-
-    def _purifier(self, name: str) -> FitPurifier:
-        spec, path = self.study.purifiers[name], ("purifiers", name)
-        given = {"kind": spec.kind, "settings": spec.settings}
-        part = self.builder.part("purifier", given, path)
-        data = self.data(spec.data)
-        if part.needs_classifier and spec.network is None:
-            raise self.study.error(
-                f"{spec.kind} is trained with a classifier: name one, network: ...", *path
-            )
-        if not part.needs_classifier and spec.network is not None:
-            raise self.study.error(
-                f"{spec.kind} is trained without a classifier: leave network out.",
-                *path,
-                "network",
-                key=True,
-            )
-        network = None if spec.network is None else self.network(spec.network)
-        if network is not None:
-            self._check_same_data(network.data, data, (*path, "data"))
-        return FitPurifier(
-            name=name,
-            part=completed("purifier", given),
-            recipe=self.builder.recipe(spec.recipe, (*path, "recipe")),
-            data=data,
-            network=network,
-        )
 
     def guard(self, name: str) -> MakeGuard:
         """The making of the guard of that name."""
@@ -245,7 +155,7 @@ class _Assembly:
             examples=spec.examples,
         )
         for need in step.needs[1:]:
-            if isinstance(need, FitPurifier):
+            if isinstance(need, FitPurifier | FitAttack):
                 self._check_same_data(network.data, need.data, path)
         self._check_rate(step, path)
         return step
@@ -258,23 +168,6 @@ class _Assembly:
                 f"{step.fpr:g}: that takes at least {math.ceil(1 / step.fpr)}.",
                 *path,
                 "fpr",
-            )
-
-    def _check_same_data(self, first: DataSet, second: DataSet, path: Path) -> None:
-        """Refuses images of another shape, and other cuts of the same data, which would leak."""
-        if first.shape != second.shape:
-            raise self.study.error(
-                f"The images of {first.name!r} are {first.shape} (channels, height, width), those "
-                f"of {second.name!r} {second.shape}: what stands before a network is trained on "
-                "images like its own.",
-                *path,
-            )
-        if first.path == second.path and first.seed != second.seed:
-            raise self.study.error(
-                f"The data are cut out of {first.name!r} with the seeds {first.seed} and "
-                f"{second.seed}, so that one part's training images are among the other's test "
-                "images: take one cut.",
-                *path,
             )
 
     def evaluation(self, name: str) -> Evaluate:
@@ -311,12 +204,18 @@ class _Assembly:
             self.builder.guarded(lambda: check_suite(str(spec.suite)), (*path, "suite"))
             for at, eps in enumerate(spec.eps or ()):
                 self.builder.guarded(partial(parse_size, eps, what="eps"), (*path, "eps", at))
-        attacks: Mapping[str, tuple[Attack, ...]] | None = None
+        attacks: Mapping[str, tuple[Attacker, ...]] | None = None
         if spec.attacks is not None:
             attacks = {
                 threat: self._attacks_under(threat, own, spec.eps, (*path, "attacks", threat))
                 for threat, own in spec.attacks.items()
             }
+            data = guards[first].data
+            for threat, made in attacks.items():
+                for at, attack in enumerate(made):
+                    if isinstance(attack, FitAttack):
+                        place = (*path, "attacks", threat, at)
+                        self._check_same_data(data, attack.data, place)
         self._check_count(name, first)
         return Evaluate(
             name=name,
@@ -344,10 +243,12 @@ class _Assembly:
 
     def _attacks_under(
         self, threat: str, names: Sequence[str], eps: Sequence[float | str] | None, path: Path
-    ) -> tuple[Attack, ...]:
+    ) -> tuple[Attacker, ...]:
         attacks = tuple(self.attack(one) for one in names)
         shown = _SHOWN.get(threat, Access.GRADIENTS)
         for at, one in enumerate(attacks):
+            if isinstance(one, FitAttack):
+                continue
             needs = one.needs if one.needs < Access.GRADIENTS else one.source.needs
             if needs > shown:
                 raise self.study.error(
@@ -357,7 +258,12 @@ class _Assembly:
                     at,
                 )
         # the same attack twice, or a budget that is none, is told before anything is trained
-        self.builder.guarded(lambda: variants(attacks, eps), path)
+        plain = [one for one in attacks if not isinstance(one, FitAttack)]
+        if plain or not attacks:
+            self.builder.guarded(lambda: variants(plain, eps), path)
+        fitted = [one.identity for one in attacks if isinstance(one, FitAttack)]
+        if len(set(fitted)) < len(fitted):
+            raise self.study.error("An attack is given twice with the same settings.", *path)
         return attacks
 
     def _check_count(self, name: str, guard: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from notsure.guard import Guard
 from notsure.purifiers import Purifier
 from notsure.studies import estimates
 from notsure.studies.datasets import DataSet
+from notsure.studies.made_of_data import with_data
 from notsure.studies.parts import Builder, described, described_recipe
 from notsure.studies.steps import Context, Step
 from notsure.training import History, Recipe, TrainingObjective
@@ -69,7 +71,31 @@ def within_time(context: Context) -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Train(Step):
+class Network(Step):
+    """A step whose result is a classifier, in a folder that `Guard.load` reads.
+
+    Attributes:
+        data: whose train part the network was trained on.
+    """
+
+    data: DataSet
+
+    @abstractmethod
+    def classifier(self, context: Context) -> Classifier:
+        """What was made, for a step that needs it."""
+
+    @abstractmethod
+    def seconds_of_pass(self) -> float:
+        """How long an image takes through the network, roughly."""
+
+    @property
+    @abstractmethod
+    def stochastic(self) -> bool:
+        """Whether the same image may get different answers."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Train(Network):
     """Trains a network.
 
     The result is a guard without detectors, `Guard.load(folder).classifier`, and the history.
@@ -92,7 +118,6 @@ class Train(Step):
     arguments: Mapping[str, Any]
     objective: TrainingObjective
     recipe: Recipe
-    data: DataSet
     seed: int = 0
     mean: Statistic | None = None
     std: Statistic | None = None
@@ -124,12 +149,12 @@ class Train(Step):
     def run(self, context: Context) -> None:
         """Trains, or goes on with it."""
         classifier = self.untrained().to(device())
-        checkpoint = context.folder / CHECKPOINT
+        checkpoint, images = context.folder / CHECKPOINT, self.data.images("train")
         with within_time(context):
             history = training.train(
                 classifier,
-                self.data.images("train"),
-                objective=self.objective,
+                images,
+                objective=with_data(self.objective, images),
                 recipe=self.recipe,
                 checkpoint=checkpoint,
                 progress=context.progress,
@@ -145,6 +170,11 @@ class Train(Step):
     def seconds_of_pass(self) -> float:
         """How long an image takes through the network, roughly."""
         return estimates.seconds_of_pass(self.architecture, self.arguments, device())
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the same image may get different answers."""
+        return estimates.is_stochastic(self.architecture, self.arguments)
 
     def estimate(self) -> float:
         """Seconds, roughly."""
@@ -169,7 +199,7 @@ class FitPurifier(Step):
     part: Mapping[str, Any]
     recipe: Recipe
     data: DataSet
-    network: Train | None = None
+    network: Network | None = None
 
     @property
     def needs(self) -> tuple[Step, ...]:

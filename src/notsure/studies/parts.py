@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from notsure import attacks, correctors, detectors, purifiers, training
-from notsure.attacks import Attack, Goal, GradientSource, Objective
+from notsure.attacks import AdvGAN, Attack, Goal, GradientSource, Objective
 from notsure.core.errors import ConfigurationError, NotSureError
 from notsure.core.part import Part
 from notsure.correctors import Corrector
@@ -19,7 +19,10 @@ from notsure.detectors import Detector
 from notsure.purifiers import Purifier
 from notsure.studies.declared import PartSpec
 from notsure.studies.document import Path, nearest
-from notsure.training import Augmentation, Recipe, Sum, TrainingObjective
+from notsure.studies.made_of_data import EmbeddedLabels
+from notsure.training import Augmentation, LabelEmbedding, Recipe, Sum, TrainingObjective
+
+F = TypeVar("F")
 
 Where = Callable[[Path, bool], str]
 """Where the value at a path is written; True for its key. An error's message begins with it."""
@@ -43,6 +46,7 @@ FAMILIES: Mapping[str, Mapping[str, type[Any]]] = {
     "objective": _public(training, TrainingObjective, "Sum"),
     # what is fitted first, or made of networks, is no part that settings alone describe
     "attack": _public(attacks, Attack, "AdvGAN", "FittedAdvGAN", "Transfer"),
+    "fitted attack": {AdvGAN.__name__: AdvGAN},
     "attack objective": _public(attacks, Objective),
     "gradient source": _public(attacks, GradientSource),
     "goal": _public(attacks, Goal),
@@ -54,10 +58,15 @@ FAMILIES: Mapping[str, Mapping[str, type[Any]]] = {
 
 _INSTEAD = {
     "Transfer": "List the attack under the threat 'transfer', and give substitutes.",
-    "AdvGAN": "It is fitted before it is run, which a study cannot declare.",
-    "FittedAdvGAN": "It is fitted before it is run, which a study cannot declare.",
+    "AdvGAN": "It is fitted first: only an entry of attacks can be, and it names a network.",
+    "FittedAdvGAN": "Its name is AdvGAN; it is fitted first, against a network.",
     "Sum": "Write a list of objectives.",
 }
+
+_OF_DATA: Mapping[tuple[str, str], tuple[str, type[Any]]] = {
+    ("objective", LabelEmbedding.__name__): ("targets", EmbeddedLabels),
+}
+"""What is made of the training images, by family and kind, where a setting is not given."""
 
 _INNER: Mapping[tuple[str, str], str] = {
     ("objective", "attack"): "attack",
@@ -111,18 +120,22 @@ class Builder:
             ConfigurationError: there is no such part or setting, or a setting is out of range.
         """
         kind, settings = self._kind(family, given, path), self._settings(given, path)
+        called = kind.__name__
+        setting, of_data = _OF_DATA.get((family, called), ("", kind))
+        if setting not in settings:
+            kind = of_data
         inner = (*path, "settings")
         known = settings_of(kind)
         for name in settings:
             if name not in known:
                 raise self.error(
-                    f"{kind.__name__} has no setting {name!r}.{nearest(name, known)}",
+                    f"{called} has no setting {name!r}.{nearest(name, known)}",
                     (*inner, name),
                     key=True,
                 )
         missing = [name for name, needed in known.items() if needed and name not in settings]
         if missing:
-            raise self.error(f"{kind.__name__} needs {' and '.join(missing)}.", path)
+            raise self.error(f"{called} needs {' and '.join(missing)}.", path)
         hints = _hints(kind)
         built = {
             name: self._setting(family, name, value, hints.get(name), (*inner, name))
@@ -246,6 +259,16 @@ class Builder:
             self._check_fields(Augmentation, changes, inner)
             settings["augmentation"] = self.guarded(lambda: Augmentation(**changes), inner)
         made: Recipe = self.guarded(lambda: Recipe(**settings), path)
+        return made
+
+    def fields(self, kind: type[F], settings: Mapping[str, Any], path: Path = ()) -> F:
+        """A dataclass of plain settings.
+
+        Raises:
+            ConfigurationError: there is no such setting, or it is out of range.
+        """
+        self._check_fields(kind, settings, path)
+        made: F = self.guarded(lambda: kind(**settings), path)
         return made
 
     def _check_fields(self, kind: type[Any], settings: Mapping[str, Any], path: Path) -> None:

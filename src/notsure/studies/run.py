@@ -111,6 +111,40 @@ def _required(need: Step, step: Step, store: Store) -> Result:
     return result
 
 
+def say(text: str) -> None:
+    """Tells what is going on, on standard error."""
+    from rich.console import Console
+
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def warn_of_other_versions(
+    steps: Sequence[Step], found: Mapping[str, Result], *, stacklevel: int
+) -> None:
+    """Tells of results that were made with other versions; they are used all the same.
+
+    Args:
+        steps: of the plan.
+        found: the results that were there before, by identity.
+        stacklevel: of the warning, as `warnings.warn` takes it.
+    """
+    told: dict[str, list[str]] = {}
+    for step in steps:
+        if step.identity in found:
+            apart = found[step.identity].differences()
+            text = ", ".join(
+                f"{name} {there} (here {here})" for name, (there, here) in apart.items()
+            )
+            if text:
+                told.setdefault(text, []).append(step.name)
+    for text, names in told.items():
+        warnings.warn(
+            f"{len(names)} of {len(steps)} steps were done with {text}, {names[0]!r} "
+            "the first: remove their results to do them again.",
+            stacklevel=stacklevel,
+        )
+
+
 def run_plan(
     plan: Sequence[Step],
     store: Store,
@@ -178,7 +212,7 @@ class _Runner:
             result = self.store.result(step)
             if result is not None:
                 self.found[step.identity] = result
-        self._compare_versions()
+        warn_of_other_versions(self.steps, self.found, stacklevel=4)
         while True:
             busy = [step for step in self._pending() if not self._settled(step, wait=False)]
             if not busy:
@@ -236,24 +270,6 @@ class _Runner:
         self._say(f"{step.kind} {step.name!r} is left: {why}")
         return True
 
-    def _compare_versions(self) -> None:
-        """Tells of results that were made with other versions; they are used all the same."""
-        told: dict[str, list[str]] = {}
-        for step in self.steps:
-            if step.identity in self.found:
-                apart = self.found[step.identity].differences()
-                text = ", ".join(
-                    f"{name} {there} (here {here})" for name, (there, here) in apart.items()
-                )
-                if text:
-                    told.setdefault(text, []).append(step.name)
-        for text, names in told.items():
-            warnings.warn(
-                f"{len(names)} of {len(self.steps)} steps were done with {text}, {names[0]!r} "
-                "the first: remove their results to do them again.",
-                stacklevel=4,
-            )
-
     def _tell(self, step: Step, estimate: float) -> None:
         number = self.steps.index(step) + 1
         about = "" if math.isnan(estimate) else f", about {duration_text(estimate)}"
@@ -261,9 +277,7 @@ class _Runner:
 
     def _say(self, text: str) -> None:
         if self.progress:
-            from rich.console import Console
-
-            Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+            say(text)
 
     def outcome(self, wall: float) -> Outcome:
         """What was done."""

@@ -16,14 +16,19 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from notsure.core.errors import ConfigurationError
-from notsure.studies.declared import Scale, Study
+from notsure.studies.declared import Study
 from notsure.studies.document import Node, Path, merged, nearest, parse
+from notsure.studies.forms import Scale
 from notsure.studies.grid import expanded
+from notsure.studies.question_checks import check_questions
 
 __all__ = ["SECTIONS", "Scale", "Study", "load_study", "names", "study_of"]
 
-SECTIONS = ("data", "networks", "purifiers", "attacks", "guards", "evaluations")
-"""What has entries by name; defaults, scales and grids work on these."""
+_GRIDDED = ("data", "networks", "purifiers", "attacks", "guards", "evaluations")
+"""Sections whose entries may have grids; in the others braces hold columns of cells."""
+
+SECTIONS = (*_GRIDDED, "cells", "waiting", "adaptive")
+"""What has entries by name; defaults and scales work on these."""
 
 _SHORT = ("attacks", "purifiers")
 """Sections whose entries may be a kind alone."""
@@ -46,7 +51,12 @@ def load_study(path_or_name: str | FilePath, scale: str = "smoke") -> Study:
 
     - `defaults`: by section, what each of its entries has where it says nothing else;
     - `scales`: by scale, what differs from the rest of the file. An entry that is null is left out;
-    - `grid` in an entry: by key a list of values, see `notsure.studies.grid`.
+    - `grid` in an entry: by key a list of values, see `notsure.studies.grid`; not in `cells`,
+      `waiting` and `adaptive`.
+
+    `cells` say which result answers which published figures, `waiting` which have no answer at
+    this scale, and `adaptive` what is told under an adaptive attacker: see `CellsSpec`,
+    `WaitingSpec` and `AdaptiveSpec` in `notsure.studies.declared_cells`.
 
     Args:
         path_or_name: a YAML file, or the name of a study that comes with the library.
@@ -110,6 +120,7 @@ def study_of(text: str, file: str, scale: str) -> Study:
         raise _told(error, document) from None
     study = study.with_document(document)
     study.check_names()
+    check_questions(study)
     return study
 
 
@@ -181,9 +192,11 @@ def _with_entries(document: Node) -> Node:
             place = fields[section].keys.get(name, node.place)
             entry = _as_mapping(node) if section in _SHORT else node
             entry = Node(entry.mapping(f"{section}: {name}"), entry.place, entry.keys)
-            if section in defaults:
+            # what is made of another network is trained as that one was
+            if section in defaults and "retrofit" not in entry.mapping(name):
                 entry = merged(defaults[section], entry)
-            for own, body in expanded(name, place, entry):
+            gridded = section in _GRIDDED
+            for own, body in expanded(name, place, entry) if gridded else [(name, entry)]:
                 if own in entries:
                     raise place.error(f"There are two {section} of the name {own!r}.")
                 entries[own], keys[own] = body, place

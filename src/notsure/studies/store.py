@@ -52,6 +52,10 @@ class Store:
         """Where the step's result is, or will be."""
         return self.root / step.identity
 
+    def work(self, step: Step) -> Path:
+        """Where the step's result is made, and a resumable step's checkpoints are."""
+        return self.root / _WORK / step.identity
+
     def result(self, step: Step) -> Result | None:
         """The step's result; None where it is not there or damaged."""
         try:
@@ -65,9 +69,16 @@ class Store:
             return "done"
         if self.folder(step).exists():
             return "damaged"
-        work = self.root / _WORK / step.identity
+        work = self.work(step)
         begun = step.resumable and work.is_dir() and any(work.iterdir())
         return "begun" if begun else "to do"
+
+    def spent(self, step: Step) -> float:
+        """How many seconds the attempts at a step took that left it unfinished."""
+        try:
+            return float(load_json(_spent(self.work(step)))["seconds"])
+        except (CheckpointError, KeyError, TypeError, ValueError):
+            return 0.0
 
     def results(self) -> list[Result]:
         """All that was ever finished here, without a look at the files."""
@@ -154,8 +165,8 @@ class Claim:
 
     def __init__(self, store: Store, step: Step) -> None:
         self.step, self._store = step, store
-        self._work = store.root / _WORK / step.identity
-        self._spent = self._work.with_suffix(".json")
+        self._work = store.work(step)
+        self._spent = _spent(self._work)
         self.result = self._found()
 
     def _found(self) -> Result | None:
@@ -215,11 +226,31 @@ class Claim:
         for path in self._work.rglob(".*.part"):
             path.unlink()
 
+    def take(self, fill: Callable[[Path], None]) -> Result:
+        """Publishes a result that was made and sealed in another store.
+
+        Args:
+            fill: writes its files, `done.json` among them, into the folder that it is given.
+
+        Raises:
+            CheckpointError: what arrived is damaged, or of another step.
+            FullDiskError: there is no space left.
+        """
+        shutil.rmtree(self._work, ignore_errors=True)
+        with telling_of_full_disk(self.step, self._store):
+            fill(self._work)
+        try:
+            self._store._read(self.step, self._work)
+        except (CheckpointError, FileNotFoundError):
+            shutil.rmtree(self._work, ignore_errors=True)
+            raise
+        return self._moved()
+
     def interrupted(self, seconds: float) -> None:
         """Remembers how long an attempt took that did not finish, for estimates."""
         if self.step.resumable:
             with suppress(OSError):
-                save_json(self._spent, {"seconds": self._seconds_before() + seconds})
+                save_json(self._spent, {"seconds": self._store.spent(self.step) + seconds})
 
     def discard(self) -> None:
         """Removes what a step leaves half done that cannot go on from it."""
@@ -227,12 +258,6 @@ class Claim:
             self._sweep()
         else:
             shutil.rmtree(self._work, ignore_errors=True)
-
-    def _seconds_before(self) -> float:
-        try:
-            return float(load_json(self._spent)["seconds"])
-        except (CheckpointError, KeyError, TypeError, ValueError):
-            return 0.0
 
     def publish(self, seconds: float, estimate: float) -> Result:
         """Takes what is in the folder for the result.
@@ -250,7 +275,7 @@ class Claim:
             "name": self.step.name,
             **self.step.description,
             "versions": versions(),
-            "seconds": round(self._seconds_before() + seconds, 3),
+            "seconds": round(self._store.spent(self.step) + seconds, 3),
             "estimate": estimate if math.isfinite(estimate) else None,
             "files": self._files(),
         }
@@ -283,3 +308,7 @@ class Claim:
         self._spent.unlink(missing_ok=True)
         self.result = Result(folder, sealed(folder / DONE))
         return self.result
+
+
+def _spent(work: Path) -> Path:
+    return work.with_suffix(".json")
