@@ -325,3 +325,10 @@ def test_a_study_of_ones_own_making_is_checked_as_well() -> None:
     study = Study.model_validate(content)
     with pytest.raises(ConfigurationError, match=r"study 'small', guards.g.network: .*'c'.*'ce'"):
         study.check_names()
+
+
+def test_the_study_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    text = page.split("```yaml\n")[1].split("```")[0]
+    assert study_of(text, "mine.yaml", "smoke").networks["plain"].recipe["epochs"] == 2
+    assert study_of(text, "mine.yaml", "cpu").networks["plain"].recipe["epochs"] == 5
