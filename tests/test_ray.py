@@ -405,14 +405,14 @@ def test_an_evaluation_that_one_process_has_begun_is_gone_on_with_as_one(
     marked = store.work(whole) / "parts" / min(parts)
     stamp = marked.stat().st_mtime_ns
     folder, seen = store.work(whole), []
-    run_step = scale_out.driver.Cluster.submit
+    sends = Cluster.submit
 
     def submit(self: Cluster, name: str, *rest: Any) -> Any:
         seen.append((name, marked.stat().st_mtime_ns == stamp))
-        return run_step(self, name, *rest)
+        return sends(self, name, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scale_out.driver.Cluster, "submit", submit)
+        patch.setattr(Cluster, "submit", submit)
         assert run_plan_on_ray(steps, store).finished
     assert seen == [("evaluate robustness", True)]
     assert not folder.exists()

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from notsure.core.errors import ClusterError
@@ -93,7 +94,7 @@ class Keeper:
             FullDiskError: there is no space left.
         """
         with self._claimed(step) as claim:
-            return claim.result or claim.take(lambda folder: unpack(files, folder))
+            return claim.result or claim.take(partial(unpack, files))
 
     def keep(self, step: Step, files: Packed, seconds: float) -> None:
         """Keeps the checkpoint that a worker has sent, for the next run.

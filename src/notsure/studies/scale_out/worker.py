@@ -8,6 +8,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -175,24 +176,19 @@ def scratch(mark: str) -> Path:
 
 def _scratch_store(order: Order, checkpoint: Packed | None, needs: tuple[Packed, ...]) -> Store:
     store = Store(scratch(order.mark))
-    for need, identity, files in zip(_in_order(order), order.needs, needs, strict=True):
-        if need.identity != identity:
-            raise ClusterError(f"{order.step.name!r} was brought the result of another step.")
+    known = {need.identity: need for need in order.step.needs}
+    for identity, files in zip(order.needs, needs, strict=True):
+        need = known[identity]
         if store.result(need) is None:
             with store.claim(need) as claim:
                 if claim.result is None:
-                    claim.take(lambda folder, files=files: unpack(files, folder))
+                    claim.take(partial(unpack, files))
     # an earlier attempt on this machine has come further than what the driver has
     if checkpoint is not None and not store.work(order.step).exists():
         with store.claim(order.step) as claim:
             unpack(checkpoint, claim.begin())
             claim.interrupted(order.spent)
     return store
-
-
-def _in_order(order: Order) -> tuple[Step, ...]:
-    found = {need.identity: need for need in order.step.needs}
-    return tuple(found[identity] for identity in order.needs)
 
 
 @dataclass(frozen=True)

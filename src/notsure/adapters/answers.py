@@ -1,0 +1,196 @@
+"""What models answer, brought to one tensor of logits; what is found out by asking once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from notsure.core.errors import UnsupportedError
+from notsure.core.state import undisturbed
+
+KEYS = ("logits", "scores", "output", "outputs", "out", "predictions", "prediction")
+"""The names under which a dictionary of several tensors is looked through, in this order."""
+
+SIZES = (32, 28, 64, 8, 16, 96, 128, 224, 256, 299, 384)
+"""The sizes that a model of unknown size is tried with."""
+
+_SMALLEST = 1e-12
+_SEED = 0
+
+
+class Answering(nn.Module):
+    """A module whose answer is one tensor of logits, whatever the inner one returns.
+
+    Args:
+        module: images, normalised, to a tensor, a dictionary, a tuple or an output object.
+        probabilities: whether it yields probabilities, whose logarithms are taken as logits; those
+            below 1e-12 count as 1e-12.
+    """
+
+    def __init__(self, module: nn.Module, *, probabilities: bool = False) -> None:
+        super().__init__()
+        self.module = module
+        self.probabilities = probabilities
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        answer = answer_in(self.module(x))
+        return answer.clamp_min(_SMALLEST).log() if self.probabilities else answer
+
+
+def answer_in(output: Any) -> torch.Tensor:
+    """The tensor of logits in what a model returned.
+
+    Raises:
+        UnsupportedError: there is none, or it cannot be told which one it is.
+    """
+    if isinstance(output, torch.Tensor):
+        return output
+    found: Any = getattr(output, "logits", None)
+    if isinstance(found, torch.Tensor):
+        return found
+    named: list[tuple[str, Any]] = []
+    if isinstance(output, Mapping):
+        named = [(str(key), value) for key, value in output.items()]
+        for key in KEYS:
+            found = output.get(key)
+            if isinstance(found, torch.Tensor):
+                return found
+    elif isinstance(output, Iterable):
+        named = [(str(position), value) for position, value in enumerate(output)]
+        # auxiliary answers come after the main one
+        first = next((value for _, value in named if _is_answer(value)), None)
+        if isinstance(first, torch.Tensor):
+            return first
+    answers = [value for _, value in named if _is_answer(value)]
+    if len(answers) == 1 and isinstance(answers[0], torch.Tensor):
+        return answers[0]
+    told = ", ".join(f"{name}: {_shape(value)}" for name, value in named) or type(output).__name__
+    raise UnsupportedError(
+        f"The model returns {type(output).__name__} ({told}), in which the logits (B, K) cannot be "
+        "told: call them 'logits', or wrap the model in a module that returns them alone."
+    )
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim == 2
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """What a model showed when it was asked about random images.
+
+    Attributes:
+        num_classes: K; 2 for a single logit.
+        channels: of the images that it took.
+        size: height and width of the images; None where it takes several.
+        probabilities: whether its answers are probabilities.
+        plain: whether it returns a tensor, or an object with `.logits`, as a Classifier reads them.
+        no_gradients: why no gradient reaches the images; empty where one does.
+    """
+
+    num_classes: int
+    channels: int
+    size: tuple[int, int] | None
+    probabilities: bool
+    plain: bool
+    no_gradients: str
+
+
+def probe(
+    module: nn.Module, channels: int | None, size: tuple[int, int] | None, *, called: str
+) -> Probed:
+    """Asks a model about two random images, and for a gradient.
+
+    Args:
+        module: normalised images to whatever it returns.
+        channels: how many the images have; None where that is found out (3, then 1).
+        size: height and width; None where any of `SIZES` will do.
+        called: what errors call the model.
+
+    Raises:
+        UnsupportedError: it answers no images, or not with logits.
+    """
+    failures: list[str] = []
+    for count in (3, 1) if channels is None else (channels,):
+        for height, width in [(one, one) for one in SIZES] if size is None else [size]:
+            x = _random(count, height, width)
+            output = _answer(module, x, failures)
+            if output is None:
+                continue
+            if size is None and _answer(module, _random(count, height + 4, width + 4), []) is None:
+                return _probed(module, x, output, (height, width))
+            return _probed(module, x, output, size)
+    raise UnsupportedError(
+        f"{called} answered no images that it was tried with ({'; '.join(failures[-2:])}): give "
+        "the size (--size) and, in its file or wrapper, the number of channels that it takes."
+    )
+
+
+def _random(channels: int, height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.rand(2, channels, height, width, generator=generator)
+
+
+def _answer(module: nn.Module, x: torch.Tensor, failures: list[str]) -> Any:
+    """What a module returns; None where it fails, which is told in `failures`."""
+    with undisturbed(module), torch.no_grad():
+        try:
+            return module(x)
+        except Exception as error:  # a foreign module may raise anything
+            told = f"{type(error).__name__}: {error}".strip().splitlines()
+            failures.append(f"{'x'.join(map(str, x.shape[1:]))}: {told[0][:200]}")
+            return None
+
+
+def _probed(
+    module: nn.Module, x: torch.Tensor, output: Any, size: tuple[int, int] | None
+) -> Probed:
+    answer = answer_in(output)
+    if answer.ndim == 1 and len(answer) == len(x):
+        answer = answer[:, None]
+    if answer.ndim != 2 or len(answer) != len(x):
+        raise UnsupportedError(
+            f"The model answers two images with shape {tuple(answer.shape)}; a classifier yields "
+            "logits (2, K)."
+        )
+    values = answer.double()
+    sums = bool(((values.sum(dim=1) - 1).abs() < 1e-4).all())
+    inside = bool(((values >= 0) & (values <= 1)).all())
+    # a squeezed sigmoid looks like any other number, and is left to its owner
+    shares = answer.shape[1] > 1 and sums and inside
+    return Probed(
+        num_classes=max(2, answer.shape[1]),
+        channels=x.shape[1],
+        size=size,
+        probabilities=shares,
+        plain=isinstance(output, torch.Tensor)
+        or isinstance(getattr(output, "logits", None), torch.Tensor),
+        no_gradients=_gradient_failure(module, x),
+    )
+
+
+def _gradient_failure(module: nn.Module, x: torch.Tensor) -> str:
+    """Why no gradient reaches the images; empty where one does."""
+    declared = [m for m in module.modules() if getattr(m, "differentiable", True) is False]
+    if declared:
+        return str(getattr(declared[0], "no_gradients", "")) or "a part of it declares so"
+    x = x.clone().requires_grad_()
+    with undisturbed(module), torch.inference_mode(False), torch.enable_grad():
+        try:
+            answer = answer_in(module(x))
+            if not answer.requires_grad:
+                return "its answer does not depend on the images in a way that torch can follow"
+            torch.autograd.grad(answer.sum(), x)
+        except Exception as error:  # a foreign module may raise anything
+            told = f"{type(error).__name__}: {error}".strip().splitlines()
+            return f"differentiating it failed ({told[0][:200]})"
+    return ""

@@ -1,0 +1,148 @@
+"""What cross-validation asks and what it says of each candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from notsure.core.errors import ConfigurationError
+from notsure.evaluation import Rate
+from notsure.evaluation.evidence import Duel, duel
+from notsure.evaluation.grouping import Bools
+from notsure.evaluation.intervals import rate_of
+from notsure.evaluation.outcomes import Outcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How candidates are compared.
+
+    Attributes:
+        fpr: the share of clean images that a guard may reject.
+        eps: the budgets in [0,1] pixel units, ascending.
+        norm: of the budgets, "linf" or "l2".
+        suite: whose attacks are run, under the oblivious and the white-box threat.
+        folds: in how many parts the calibration images are cut.
+        count: how many images are attacked in all folds together.
+        seed: of the cut and the attacks.
+        batch_size: how many images are attacked at a time.
+
+    Raises:
+        ConfigurationError: there are fewer than 2 folds, or fewer images than folds.
+    """
+
+    fpr: float
+    eps: tuple[float, ...]
+    norm: str = "linf"
+    suite: str = "quick"
+    folds: int = 3
+    count: int = 200
+    seed: int = 0
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ConfigurationError(f"Cross-validation takes at least 2 folds; got {self.folds}.")
+        if self.count < self.folds:
+            raise ConfigurationError(
+                f"Each of {self.folds} folds needs an image to attack; got count={self.count}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What cross-validation says of one candidate.
+
+    Attributes:
+        name: the candidate's.
+        oblivious: at each eps, what the attacks that know nothing of the guard leave.
+        white_box: at each eps, what all attacks leave, those that know the guard included.
+        folds: in how many it took part.
+        looks: in how many of these it was ahead, and attacked with more effort for that.
+        dropped: why it was dropped after a fold; empty where it was not.
+        doubts: the signs that even then the attacks were weaker than they look.
+    """
+
+    name: str
+    oblivious: tuple[Outcomes, ...]
+    white_box: tuple[Outcomes, ...]
+    folds: int = 1
+    looks: int = 0
+    dropped: str = ""
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes part in the next fold."""
+        return not self.dropped and not self.doubts
+
+    @property
+    def clean_accuracy(self) -> Rate:
+        """Clean images that are accepted and right, over all."""
+        return rate_of(self.white_box[0].right)
+
+    @property
+    def clean_rejection(self) -> Rate:
+        """Clean images that are rejected, over all."""
+        return rate_of(self.white_box[0].rejected)
+
+    @property
+    def score(self) -> float:
+        """Robust accuracy, lenient, in the worst case over all attacks, a mean over the eps."""
+        return float(np.mean([1 - one.fooled.mean() for one in self.white_box]))
+
+    def withstood(self) -> npt.NDArray[np.int64]:
+        """At how many of the eps each image is withstood, int64 (n,)."""
+        return np.asarray(sum((~one.fooled).astype(np.int64) for one in self.white_box))
+
+    def with_fold(self, other: Result) -> Result:
+        """With what another fold has come to."""
+        return replace(
+            self,
+            oblivious=tuple(map(_joined, self.oblivious, other.oblivious)),
+            white_box=tuple(map(_joined, self.white_box, other.white_box)),
+            folds=self.folds + other.folds,
+        )
+
+    def with_look(self, found: tuple[Outcomes, ...], doubts: tuple[str, ...]) -> Result:
+        """With what more effort has come to on the images of the last fold."""
+        return replace(
+            self,
+            white_box=tuple(map(_worse, self.white_box, found)),
+            looks=self.looks + 1,
+            doubts=doubts,
+        )
+
+
+def compared(first: Result, second: Result) -> Duel:
+    """Two candidates on the images that both were attacked with.
+
+    `gained` counts the images that the first withstands at more of the eps, `lost` those that the
+    second does; p is how often the first would be ahead by as much if both were equally good.
+    """
+    n = min(len(first.withstood()), len(second.withstood()))
+    one, other = first.withstood()[:n], second.withstood()[:n]
+    return duel(one > other, other > one, np.ones(n, bool))
+
+
+def ranked(results: list[Result]) -> list[Result]:
+    """Best first: those that were believed to the end, those that were dropped, the doubtful."""
+    return sorted(results, key=lambda one: (bool(one.doubts), bool(one.dropped), -one.score))
+
+
+def _joined(first: Outcomes, second: Outcomes) -> Outcomes:
+    def both(name: str) -> Bools:
+        return np.concatenate([getattr(first, name), getattr(second, name)])
+
+    return Outcomes(both("right"), both("rejected"), both("fooled"), both("held"))
+
+
+def _worse(before: Outcomes, found: Outcomes) -> Outcomes:
+    """What is left where the last images met further attacks."""
+    fooled, held = before.fooled.copy(), before.held.copy()
+    own = slice(len(fooled) - len(found.fooled), None)
+    fooled[own] |= found.fooled
+    held[own] &= found.held
+    return Outcomes(before.right, before.rejected, fooled, held)

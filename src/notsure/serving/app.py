@@ -1,0 +1,410 @@
+"""The routes of a service."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import torch
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+import notsure
+from notsure.core.errors import ConfigurationError
+from notsure.serving import pages
+from notsure.serving.backend import Backend, Judged
+from notsure.serving.batching import Batcher, Outcome
+from notsure.serving.decoding import Decoder, pillow
+from notsure.serving.gate import Gate
+from notsure.serving.limits import Limits, RefusalError
+from notsure.serving.metrics import CONTENT_TYPE, Metrics
+from notsure.serving.review import Rejected, ReviewQueue, State
+
+T = TypeVar("T")
+
+_SMALL = 16 << 10
+"""A JSON body of less is read on the spot; to hand it over would take longer."""
+
+
+class VerdictOfOne(BaseModel):
+    """What is said of one image."""
+
+    label: int = Field(description="The class, or -1 for NOT SURE.")
+    accepted: bool
+    scores: dict[str, float | None] | None = Field(
+        description="By detector, higher = more adversarial; null for one that is not finite."
+    )
+    review: int | None = Field(description="The number under which it waits for a person.")
+
+
+class Verdicts(BaseModel):
+    """What is said of the images of a request, in their order."""
+
+    verdicts: list[VerdictOfOne]
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    error: str = Field(description="The reason, for programs.")
+    detail: str = Field(description="The reason and the remedy, for people.")
+
+
+class Decision(BaseModel):
+    """What a person says of an image."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    label: int | None = Field(description="Its class, or null where nobody can tell.")
+    note: str | None = Field(default=None, max_length=1000)
+
+
+class Service:
+    """What the routes work with.
+
+    Args:
+        backend: what judges.
+        queue: where rejected images wait for a person.
+        limits: what is taken on.
+        resize: whether image files of another size are resized.
+        show_scores: whether clients are told the scores, which help an attacker to search.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        queue: ReviewQueue,
+        limits: Limits,
+        *,
+        resize: bool = False,
+        show_scores: bool = True,
+    ) -> None:
+        self.backend, self.queue, self.limits = backend, queue, limits
+        self.show_scores = show_scores
+        self.about = backend.description
+        self.decoder = Decoder(self.about.shape, limits, resize=resize)
+        self.metrics = Metrics()
+        self._batcher: Batcher | None = None
+        self._decoding = ThreadPoolExecutor(2, thread_name_prefix="decoding")
+        for name, about, value in (
+            ("waiting_images", "Images that wait to be judged.", lambda: self.waiting),
+            ("review_waiting", "Images that wait for a person.", lambda: self.queue.waiting),
+        ):
+            self.metrics.gauge(name, about, value)
+
+    @asynccontextmanager
+    async def running(self, app: FastAPI) -> AsyncIterator[None]:
+        """While the service runs."""
+        self._batcher = Batcher(self.backend.judge, self._keep, self.limits, told=self._batch_done)
+        try:
+            yield
+        finally:
+            await self._batcher.close()
+            self._decoding.shutdown()
+            self.queue.close()
+
+    @property
+    def waiting(self) -> int:
+        """How many images wait to be judged."""
+        return 0 if self._batcher is None else self._batcher.waiting
+
+    @property
+    def alive(self) -> bool:
+        """Whether it judges."""
+        return self._batcher is not None and self._batcher.alive
+
+    async def judge(self, x: torch.Tensor) -> Outcome:
+        """What is said of images (B, C, H, W)."""
+        if self._batcher is None:
+            raise RefusalError(429, "starting", "The service is not running yet: try again.")
+        return await self._batcher.submit(x)
+
+    async def decoded(self, work: Callable[[], T]) -> T:
+        """What becomes of a body, worked on beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, work)
+
+    def _keep(self, x: torch.Tensor, judged: Judged) -> list[int | None]:
+        names, predictions = self.about.detectors, judged.prediction
+        return self.queue.add(
+            [
+                Rejected(
+                    x[row].float(),
+                    None if predictions is None else int(predictions[row]),
+                    {
+                        name: score
+                        for name, score in zip(names, judged.scores[row].tolist(), strict=True)
+                        if math.isfinite(score)
+                    },
+                )
+                for row in range(len(x))
+            ]
+        )
+
+    def _batch_done(self, count: int, seconds: float) -> None:
+        self.metrics.batch_images.add(count)
+        self.metrics.batch_seconds.add(seconds)
+
+    def told(self, outcome: Outcome) -> dict[str, Any]:
+        """The answer to a request, counted."""
+        judged, names = outcome.judged, self.about.detectors
+        verdicts = []
+        rows = zip(
+            judged.label.tolist(),
+            judged.accepted.tolist(),
+            judged.scores.tolist(),
+            outcome.reviews,
+            strict=True,
+        )
+        for label, accepted, scores, review in rows:
+            self.metrics.verdicts.add(accepted=str(accepted).lower(), label=str(label))
+            for name, score in zip(names, scores, strict=True):
+                above = (score - self.about.thresholds[name]) / self.about.scales[name]
+                self.metrics.excess.add(above, detector=name)
+            finite = [score if math.isfinite(score) else None for score in scores]
+            verdicts.append(
+                {
+                    "label": label,
+                    "accepted": accepted,
+                    "scores": dict(zip(names, finite, strict=True)) if self.show_scores else None,
+                    "review": review,
+                }
+            )
+        return {"verdicts": verdicts}
+
+
+def create_app(
+    service: Service, *, key: str | None = None, hosts: frozenset[str] | None = None
+) -> Gate:
+    """The application that a server runs.
+
+    Args:
+        service: what it works with.
+        key: what clients have to show; None for nothing.
+        hosts: the names under which it may be called; None for any.
+    """
+    app = FastAPI(
+        title="notsure",
+        version=notsure.__version__,
+        description="Judges images: a class, or NOT SURE (-1).",
+        lifespan=service.running,
+        docs_url=None,
+        redoc_url=None,
+        responses={code: {"model": Problem} for code in (400, 401, 408, 413, 422, 429)},
+    )
+    _add_errors(app)
+    _add_judging(app, service)
+    _add_review(app, service)
+    _add_looking(app, service)
+    paths = ("/judge", "/health", "/metrics", "/review", "/guard")
+    return Gate(app, service.limits, service.metrics, key=key, hosts=hosts, paths=paths)
+
+
+def _problem(status: int, code: str, detail: str) -> JSONResponse:
+    headers = {"retry-after": "1"} if status == 429 else None
+    return JSONResponse({"error": code, "detail": detail}, status, headers=headers)
+
+
+def _add_errors(app: FastAPI) -> None:
+    """One form for every answer that is none."""
+
+    @app.exception_handler(RefusalError)
+    async def refused(_request: Request, error: RefusalError) -> JSONResponse:
+        return _problem(error.status, error.code, error.detail)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        told = "; ".join(
+            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
+        )
+        return _problem(422, "invalid", told)
+
+    @app.exception_handler(HTTPException)
+    async def of_http(_request: Request, error: HTTPException) -> JSONResponse:
+        code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "malformed")
+        return _problem(error.status_code, code, str(error.detail))
+
+    @app.exception_handler(ConfigurationError)
+    async def out_of_range(_request: Request, error: ConfigurationError) -> JSONResponse:
+        return _problem(422, "invalid", str(error))
+
+
+_BODIES = {
+    "requestBody": {
+        "required": True,
+        "description": "One image or several: a JSON array in [0,1] (an image, or a list of "
+        "them; also as the `image` or `images` of an object), an image file, or a form of files.",
+        "content": {
+            "application/json": {"schema": {"title": "Images"}},
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+def _add_judging(app: FastAPI, service: Service) -> None:
+    @app.post("/judge", response_model=Verdicts, openapi_extra=_BODIES)
+    async def judge(request: Request) -> Response:
+        """Judges images, and keeps those that it rejects for a person."""
+        outcome = await service.judge(await _images(request, service))
+        if outcome.refused:
+            raise RefusalError(
+                429,
+                "review_full",
+                f"An image was rejected, and {service.limits.review_items} wait for a person "
+                "already: it was not kept. Label some, or start the service with a larger limit.",
+            )
+        return JSONResponse(service.told(outcome))
+
+
+async def _images(request: Request, service: Service) -> torch.Tensor:
+    """The images of a request, whichever form they have."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    decoder = service.decoder
+    if kind == "application/json":
+        body = await request.body()
+        if len(body) <= _SMALL:
+            return decoder.array(body)
+        return await service.decoded(lambda: decoder.array(body))
+    if kind == "multipart/form-data":
+        bodies = await _files(request, service.limits)
+        return await service.decoded(lambda: decoder.files(bodies))
+    if kind == "application/octet-stream" or kind.startswith("image/"):
+        body = await request.body()
+        return await service.decoded(lambda: decoder.files([body]))
+    raise RefusalError(
+        415,
+        "unknown_content_type",
+        f"Content-Type is {kind or 'missing'}; send application/json, image/png (or another "
+        "image), or multipart/form-data with files.",
+    )
+
+
+async def _files(request: Request, limits: Limits) -> list[bytes]:
+    form = await request.form(max_files=limits.images, max_fields=0)
+    try:
+        return [
+            await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)
+        ]
+    finally:
+        await form.close()
+
+
+def _add_review(app: FastAPI, service: Service) -> None:
+    queue = service.queue
+
+    @app.get("/review")
+    def waiting(
+        state: State | None = "waiting",
+        after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> dict[str, Any]:
+        """Rejected images, in the order in which they came, and how many there are."""
+        return {"counts": queue.counts(), "items": queue.items(state, after=after, limit=limit)}
+
+    @app.get("/review/export", response_class=FileResponse)
+    def exported() -> FileResponse:
+        """What was labelled, as an .npz file that notsure.data.load reads."""
+        with tempfile.NamedTemporaryFile(suffix=".npz", delete=False) as file:
+            path = Path(file.name)
+            try:
+                queue.write_data_set(file)
+            except BaseException:
+                path.unlink()
+                raise
+        return FileResponse(
+            path,
+            media_type="application/zip",
+            filename="review.npz",
+            background=BackgroundTask(path.unlink, missing_ok=True),
+        )
+
+    @app.get("/review/{number}")
+    def item(number: int) -> dict[str, Any]:
+        """One of them, and what a person said of it."""
+        found = queue.item(_in_range(number))
+        if found is None:
+            raise HTTPException(404, f"There is no item {number}.")
+        return found
+
+    @app.get("/review/{number}/image", response_class=Response)
+    def image(number: int) -> Response:
+        """Its image as PNG."""
+        x = queue.image(_in_range(number))
+        if x is None:
+            raise HTTPException(404, f"There is no item {number}.")
+        return Response(_png(x), media_type="image/png")
+
+    @app.post("/review/{number}")
+    def decide(number: int, decision: Decision) -> dict[str, Any]:
+        """Says what it is, or that nobody can tell."""
+        queue.decide(_in_range(number), decision.label, decision.note)
+        return item(number)
+
+
+def _in_range(number: int) -> int:
+    """A number that SQLite can hold; others are of no item."""
+    return number if 0 <= number < 2**63 else 0
+
+
+def _png(x: torch.Tensor) -> bytes:
+    levels = (x * 255).round().to(torch.uint8).numpy()
+    array = levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
+    buffer = BytesIO()
+    pillow().fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _add_looking(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        """Whether it judges."""
+        told = {"status": "ok" if service.alive else "stopped", "version": notsure.__version__}
+        return JSONResponse(told, 200 if service.alive else 503)
+
+    @app.get("/guard")
+    async def guard() -> dict[str, Any]:
+        """What judges: images that it takes, detectors, thresholds."""
+        about = service.about
+        return {
+            "shape": about.shape,
+            "num_classes": about.num_classes,
+            "detectors": about.detectors,
+            "thresholds": about.thresholds,
+            "rule": about.rule,
+            "corrects": about.corrects,
+            "fpr": about.fpr,
+        }
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counts and times, for Prometheus."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(pages.documentation(app.openapi()), headers=pages.HEADERS)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(pages.REVIEW, headers=pages.HEADERS)
