@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--count", type=int, default=256)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scale_out.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/scale_out.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = {
@@ -273,9 +273,7 @@ def main() -> None:
     for title in ("seconds of all steps", "seconds of the evaluation"):
         print(title)  # noqa: T201
         for name, times in found[title].items():
-            for clock, seconds in zip(
-                ("wall", "own processor"), zip(*times, strict=True), strict=True
-            ):
+            for clock, seconds in zip(CLOCKS, zip(*times, strict=True), strict=True):
                 middle, least, most = statistics.median(seconds), min(seconds), max(seconds)
                 print(f"  {name}, {clock}: {middle:.3f} ({least:.3f} to {most:.3f})")  # noqa: T201
     for name, value in found["what travels"].items():

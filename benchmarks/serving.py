@@ -8,7 +8,10 @@ same machine, whose cores they share. Throughput is measured in turns with the b
 at half the rate that single images reach, sent at random times whatever the answers take. Then a
 crowd of good, mistaken and hostile clients comes for some minutes, the process is killed with
 SIGKILL under load, and every image that it said it keeps for a person is looked for in its file.
-Results go to results/serving.json.
+Results go to results/serving.json, part by part (`--parts`).
+
+Where other work keeps the machine busy, OMP_WAIT_POLICY=passive keeps threads that wait for each
+other from using the processor, in both processes.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from machine import describe, versions
 from PIL import Image
 
 import notsure as ns
-from notsure.core.storage import save_json
+from notsure.core.storage import load_json, save_json
 
 HERE = Path(__file__).resolve().parent
 
@@ -51,45 +54,75 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the hostile crowd")
+    parser.add_argument("--parts", default="throughput,hostile")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "serving.json")
     given = parser.parse_args()
     guard = ns.Guard.load(given.guard)
     test = ns.data.load(given.data).test
-    content: dict[str, Any] = {
+    content = load_json(given.out) if given.out.is_file() else {}
+    about = {
         "guard": [type(part).__name__ for _, part in guard.named_detectors()],
         "classifier": type(guard.classifier.module).__name__,
         "batch_size": given.batch_size,
         "machine": describe(torch.device("cpu")),
+        "waiting_threads": os.environ.get("OMP_WAIT_POLICY", "as the library has it"),
         "versions": versions(),
     }
     files = [_png(image) for image in test.pixels[:512, 0].numpy()]
-    with tempfile.TemporaryDirectory() as folder:
-        queue = Path(folder) / "review.sqlite"
-        with service(given.guard, queue, given.batch_size) as (process, port):
-            content["throughput"] = throughput(guard, test, files, (process.pid, port), given)
-            _tell(content["throughput"])
-            rate = content["throughput"]["single files"]["images_per_second"] / 2
-            content["latency"] = asyncio.run(latency(port, files, rate, 2 * given.seconds))
-            _tell(content["latency"])
-            seconds = 60 * given.minutes
-            shape = (test.image_shape[1], test.image_shape[2])
-            load = asyncio.run(hostile_load.run(port, process.pid, files, shape, seconds))
-            statuses = {kind: dict(sorted(found.items())) for kind, found in load.statuses.items()}
-            # killed while clients are still being answered
-            asyncio.run(_killed(process, load))
-        content["hostile"] = {
-            "minutes": given.minutes,
-            "statuses": statuses,
-            "unexpected": load.unexpected[:20],
-            "unexpected_count": len(load.unexpected),
-            "kept_for_a_person": len(load.kept),
-            "lost_after_kill": hostile_load.lost(queue, load.kept),
-            "resources": load.watched,
-            "milliseconds_of_good_singles": _quantiles(load.seconds),
-        }
-    _tell(content["hostile"])
-    content["load_at_end"] = describe(torch.device("cpu"))["load_at_start"]
-    save_json(given.out, content)
+    for part in given.parts.split(","):
+        measure = {"throughput": _throughput, "hostile": _hostile}[part]
+        with tempfile.TemporaryDirectory() as folder:
+            queue = Path(folder) / "review.sqlite"
+            with service(given.guard, queue, given.batch_size) as (process, port):
+                found = measure(guard, test, files, process, port, given)
+            if "kept" in found:
+                kept = found.pop("kept")
+                found["kept_for_a_person"] = len(kept)
+                found["lost_after_kill"] = hostile_load.lost(queue, kept)
+        found["load_at_end"] = describe(torch.device("cpu"))["load_at_start"]
+        content[part] = {**found, **about}
+        print(json.dumps(found, indent=2), flush=True)  # noqa: T201
+        save_json(given.out, content)
+
+
+def _throughput(
+    guard: ns.Guard,
+    test: ns.data.Images,
+    files: list[bytes],
+    process: subprocess.Popen[str],
+    port: int,
+    given: Any,
+) -> dict[str, Any]:
+    """Throughput, and latency at half of it."""
+    found = throughput(guard, test, files, (process.pid, port), given)
+    rate = found["single files"]["images_per_second"] / 2
+    asked = latency(port, files, rate, 2 * given.seconds)
+    return {"throughput": found, "latency": asyncio.run(asked)}
+
+
+def _hostile(
+    _guard: ns.Guard,
+    test: ns.data.Images,
+    files: list[bytes],
+    process: subprocess.Popen[str],
+    port: int,
+    given: Any,
+) -> dict[str, Any]:
+    """The crowd, and the end by SIGKILL."""
+    shape = (test.image_shape[1], test.image_shape[2])
+    load = asyncio.run(hostile_load.run(port, process.pid, files, shape, 60 * given.minutes))
+    statuses = {kind: dict(sorted(found.items())) for kind, found in load.statuses.items()}
+    # killed while clients are still being answered
+    asyncio.run(_killed(process, load))
+    return {
+        "minutes": given.minutes,
+        "statuses": statuses,
+        "unexpected": load.unexpected[:20],
+        "unexpected_count": len(load.unexpected),
+        "resources": load.watched,
+        "milliseconds_of_good_singles": _quantiles(load.seconds),
+        "kept": load.kept,
+    }
 
 
 @contextmanager
@@ -254,10 +287,6 @@ def _png(pixels: Any) -> bytes:
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _tell(content: Any) -> None:
-    print(json.dumps(content, indent=2))  # noqa: T201
 
 
 if __name__ == "__main__":

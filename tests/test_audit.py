@@ -238,6 +238,19 @@ def test_a_model_that_gets_its_images_otherwise_is_not_attacked(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_only_suffers_is_attacked_and_doubted(digits: Digits, tmp_path: Path) -> None:
+    """Four of ten classes exchanged: far from guessing, and clearly worse than it could be."""
+    loaded = rescaled(digits, 1.0, -0.5, [1, 0, 3, 2, 4, 5, 6, 7, 8, 9])
+    settings: dict[str, Any] = {"eps": [0.1], "threats": ["oblivious"], "most": 0}
+    done = run_audit(loaded, images_of(digits, 100), tmp_path / "out", **settings)
+    assert 0.4 < done.before.value < 0.7
+    assert "with classes in another order. If so, the classes of model and data" in done.doubt
+    told = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert done.doubt in told["notes"]
+    right = rescaled(digits, 1.0, -0.5, STRAIGHT)
+    assert run_audit(right, images_of(digits, 100), tmp_path / "right", **settings).doubt == ""
+
+
 def test_explanations_tell_the_order_of_the_channels() -> None:
     """A network that reads blue first, on images of one colour each."""
 

@@ -210,9 +210,10 @@ def test_who_is_ahead_for_lack_of_a_way_through_is_set_aside(
     assert numbers_of(grid, settings)["doubts"] == list(grid.doubts)
     # the leader was attacked with more effort, and that is in the records
     closer = ns.Records.read(folder / "fold-1-hardened" / "records.parquet")
-    attacks = {one["name"]: one for one in closer.meta["attacks"].values()}
-    assert attacks["SelectivePGD"]["steps"] == 80
-    assert attacks["Square"]["queries"] == 1000
+    attacks = closer.meta["attacks"].values()
+    steps = {one["steps"] for one in attacks if one["name"] == "SelectivePGD" and one["eps"] < 1}
+    assert 80 in steps
+    assert [one["queries"] for one in attacks if one["name"] == "Square"] == [1000]
 
 
 def test_folds_share_no_image_and_thresholds_come_from_the_others(digits: Digits) -> None:
@@ -487,7 +488,7 @@ def test_models_that_cannot_be_guarded_are_told_at_once(
         {"threats": ["oblivious"]},
     ):
         with pytest.raises(ConfigurationError):
-            fit_guard(loaded, digits.split, tmp_path / "none", **wrong)  # type: ignore[arg-type]
+            fit_guard(loaded, digits.split, tmp_path / "none", **wrong)
     plain = tmp_path / "plain.safetensors"
     save_tensors(plain, fresh.state_dict())
     with pytest.raises(CheckpointError, match="weights and no network"):

@@ -12,15 +12,20 @@ from notsure.core.errors import NotSureError
 
 if TYPE_CHECKING:
     from notsure import (
+        adapters,
         attacks,
+        audit,
+        choosing,
         correctors,
         data,
         detectors,
         evaluation,
+        integrations,
         models,
         purifiers,
         report,
         smoothing,
+        testing,
         training,
     )
     from notsure.classifier import Classifier
@@ -46,15 +51,20 @@ _HOMES = {
     "evaluate": "notsure.evaluation",
 }
 _PACKAGES = (
+    "adapters",
     "attacks",
+    "audit",
+    "choosing",
     "correctors",
     "data",
     "detectors",
     "evaluation",
+    "integrations",
     "models",
     "purifiers",
     "report",
     "smoothing",
+    "testing",
     "training",
 )
 
@@ -70,16 +80,21 @@ __all__ = [
     "ScoresOnly",
     "Target",
     "Verdict",
+    "adapters",
     "attacks",
+    "audit",
+    "choosing",
     "correctors",
     "data",
     "detectors",
     "evaluate",
     "evaluation",
+    "integrations",
     "models",
     "purifiers",
     "report",
     "smoothing",
+    "testing",
     "training",
 ]
 

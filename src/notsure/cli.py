@@ -229,6 +229,10 @@ def run(
     ray_cpus: Annotated[
         int, typer.Option(help="Processors, and threads, of each step on the cluster.")
     ] = 1,
+    ray_shard: Annotated[
+        int | None,
+        typer.Option(help="Images of a shard of an evaluation there; by default one batch."),
+    ] = None,
     mlflow: Annotated[
         str | None,
         typer.Option(
@@ -252,6 +256,7 @@ def run(
             publish=publish,
             ray=ray,
             ray_cpus=ray_cpus,
+            ray_shard=ray_shard,
             mlflow=mlflow,
         )
     except KeyboardInterrupt:

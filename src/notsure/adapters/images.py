@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -281,8 +280,3 @@ class _Pixels:
             if self.done[what]
         ]
         return told
-
-
-def names_of(indices: Sequence[int], class_names: Sequence[str]) -> list[str]:
-    """The names of class numbers; the number itself where it has none."""
-    return [class_names[i] if i < len(class_names) else str(i) for i in indices]

@@ -113,6 +113,8 @@ def audit(
     )
     for table in console_table(done.records):
         console.print(table)
+    if done.doubt:
+        console.print(f"[bold]{done.doubt}[/bold]", soft_wrap=True, highlight=False)
     console.print(
         f"{done.worst.kept} images in {done.folder / WORST} fool it as 8-bit files "
         f"({done.worst.tried} made again, of {done.worst.fooled} that fell).",

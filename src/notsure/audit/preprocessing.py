@@ -19,7 +19,7 @@ from notsure.evaluation.sanity import CHANCE_MARGIN
 FEWEST = 30
 """Images, fewer than which tell nothing of whether a model gets them as it wants them."""
 
-_LOOKED_AT = 500
+_LOOKED_AT = 200
 _PLAUSIBLE = 0.5
 """An explanation is told as likely if it takes half of the way from chance to perfect."""
 
@@ -84,9 +84,30 @@ def require_skill(loaded: Loaded, images: Images, accuracy: Rate, *, batch_size:
     )
 
 
+def doubt_about(loaded: Loaded, images: Images, *, batch_size: int) -> str:
+    """A sentence where another way of giving a model its images is clearly better; else empty."""
+    images = _some(images)
+    own = clean_accuracy(loaded, images, batch_size=batch_size)
+    tried = explanations(loaded, images, batch_size=batch_size)
+    best = max(tried, key=lambda one: one.accuracy.value)
+    if best.accuracy.low <= own.high:
+        return ""
+    return (
+        f"It may be given its images wrongly: of {own.n} clean images it gets "
+        f"{100 * own.value:.1f} % right, and {100 * best.accuracy.value:.1f} % with "
+        f"{best.what}. If so, {best.remedy}"
+    )
+
+
+def _some(images: Images) -> Images:
+    """Enough of the images to tell; they are in no order that depends on the model."""
+    rows = torch.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).long()
+    return images.select(rows)
+
+
 def explanations(loaded: Loaded, images: Images, *, batch_size: int) -> list[Tried]:
     """What a model does with its images scaled, ordered or numbered in other ways."""
-    images = images.select(slice(0, _LOOKED_AT)) if len(images) > _LOOKED_AT else images
+    images = _some(images)
     own, labels = loaded.classifier, images.labels
     rgb = images.in_channels == 3
 

@@ -10,7 +10,7 @@ import torch
 
 from notsure.adapters import Loaded
 from notsure.audit.figures import Figures, figures_of, write_junit
-from notsure.audit.preprocessing import clean_accuracy, require_skill
+from notsure.audit.preprocessing import clean_accuracy, doubt_about, require_skill
 from notsure.audit.requirements import Requirement
 from notsure.audit.worst import Worst, write_worst
 from notsure.core.checks import parse_size
@@ -36,6 +36,7 @@ class Audit:
     Attributes:
         figures: what is left of the model.
         before: the clean accuracy that was checked before anything was attacked.
+        doubt: what speaks for giving it its images in another way; empty where nothing does.
         worst: the images that were written.
         records: what happened to every image.
         folder: where everything is.
@@ -43,6 +44,7 @@ class Audit:
 
     figures: Figures
     before: Rate
+    doubt: str
     worst: Worst
     records: Records
     folder: Path
@@ -102,6 +104,7 @@ def run_audit(
         raise ConfigurationError(f"most is a number of images, at least 0; got {most}.")
     before = clean_accuracy(loaded, images, batch_size=batch_size)
     require_skill(loaded, images, before, batch_size=batch_size)
+    doubt = doubt_about(loaded, images, batch_size=batch_size)
     folder = writable_folder(out)
     guard, x = loaded.guard, images.x.to(loaded.classifier.device)
     # taught once, so that its images can be made again
@@ -143,7 +146,7 @@ def run_audit(
         "origin": loaded.origin,
         "preprocessing": described(loaded),
         "no_gradients": loaded.no_gradients,
-        "notes": [*loaded.notes, *notes],
+        "notes": [*loaded.notes, *notes, *([doubt] if doubt else [])],
         "skipped": list(skipped),
         "worst_images": {"kept": worst.kept, "tried": worst.tried, "fooled": worst.fooled},
         "seed": seed,
@@ -151,7 +154,9 @@ def run_audit(
     }
     write_junit(folder / JUNIT, figures)
     save_json(folder / VERDICT, told)
-    return Audit(figures=figures, before=before, worst=worst, records=records, folder=folder)
+    return Audit(
+        figures=figures, before=before, doubt=doubt, worst=worst, records=records, folder=folder
+    )
 
 
 def described(loaded: Loaded) -> dict[str, str]:

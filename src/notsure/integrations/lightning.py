@@ -43,7 +43,7 @@ class RobustAccuracyCallback(Callback):
 
     Args:
         x: images (N, C, H, W) in [0,1], which the model is not trained on. N decides what it costs:
-            the quick suite takes about 60 forward and 60 backward passes an image.
+            the quick suite takes about 40 forward and backward passes an image.
         y: their labels (N,).
         eps: the budget in [0,1] pixel units; a number or a fraction such as "8/255".
         prefix: of the names in the log.

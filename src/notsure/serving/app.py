@@ -36,7 +36,7 @@ from notsure.serving.review import Rejected, ReviewQueue, State
 T = TypeVar("T")
 
 _SMALL = 16 << 10
-"""A JSON body of less is read on the spot; to hand it over would take longer."""
+"""Bytes of a body that is read on the spot; to hand it over would take longer."""
 
 
 class VerdictOfOne(BaseModel):
@@ -291,6 +291,9 @@ async def _images(request: Request, service: Service) -> torch.Tensor:
         return await service.decoded(lambda: decoder.files(bodies))
     if kind == "application/octet-stream" or kind.startswith("image/"):
         body = await request.body()
+        # resizing, a few bytes may hold many pixels
+        if len(body) <= _SMALL and not decoder.resize:
+            return decoder.files([body])
         return await service.decoded(lambda: decoder.files([body]))
     raise RefusalError(
         415,

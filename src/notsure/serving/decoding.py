@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic_core import from_json
 
 from notsure.core.checks import check_images
 from notsure.core.errors import ConfigurationError, InputError
@@ -61,11 +61,10 @@ class Decoder:
             RefusalError: it is not JSON, no such array, or its numbers are no images in [0,1].
         """
         try:
-            # parse_constant meets NaN and Infinity, which JSON does not know
-            content = json.loads(body, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise RefusalError(400, "malformed_json", f"The body is not JSON: {reason}.") from error
+            # pydantic's parser takes a third of the time of Python's own
+            content = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise RefusalError(400, "malformed_json", f"The body is not JSON: {error}.") from error
         if isinstance(content, dict):
             found = [name for name in ("image", "images") if name in content]
             if len(found) != 1:
@@ -186,10 +185,6 @@ class Decoder:
             image = image.resize((columns, rows), self._pillow.Resampling.BILINEAR)
         array = np.asarray(image, dtype=np.float32) / np.float32(255)
         return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON's")
 
 
 def _numbers(content: Any) -> npt.NDArray[np.float32]:

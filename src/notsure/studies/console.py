@@ -39,6 +39,7 @@ def run_study(
     publish: str | Path | None = None,
     ray: str | None = None,
     ray_cpus: int = 1,
+    ray_shard: int | None = None,
     mlflow: str | None = None,
     progress: bool = True,
     console: Console | None = None,
@@ -61,6 +62,7 @@ def run_study(
         ray: run the steps on a Ray cluster: "auto" or HOST:PORT of one that is there, "local" for
             one on this machine; None for this process alone.
         ray_cpus: how many processors each step has on the cluster.
+        ray_shard: how many images a shard of an evaluation has there; None for one batch.
         mlflow: log the run to MLflow, see `notsure.studies.tracking`: the address of a server, a
             folder, or "default"; None for not at all.
         progress: whether to show progress bars.
@@ -103,6 +105,7 @@ def run_study(
             deadline=deadline,
             progress=progress,
             cpus=ray_cpus,
+            shard=ray_shard,
         )
     folder = Path(out) / f"{study.name}-{scale}"
     manifest = write_manifest(folder, steps, store, outcome, study=study.name, scale=scale)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from notsure.attacks import Attack, Distilled
 from notsure.calibration import Rule
+from notsure.classifier import Classifier
 from notsure.data import Images
 from notsure.detectors import Detector
 from notsure.evaluation import Records, evaluate
@@ -232,7 +233,7 @@ class Evaluate(Step):
             }
         with within_time(context):
             evaluate(
-                {name: step.guard(context) for name, step in self.guards.items()},
+                self._loaded(context),
                 test.x.to(here),
                 test.y.to(here),
                 attacks=attacks,
@@ -256,6 +257,15 @@ class Evaluate(Step):
                 progress=context.progress,
                 **self.options,
             )
+
+    def _loaded(self, context: Context) -> dict[str, Guard]:
+        """The guards; those around one network share it, and so what the oblivious find."""
+        guards = {name: step.guard(context) for name, step in self.guards.items()}
+        networks: dict[str, Classifier] = {}
+        for name, step in self.guards.items():
+            guard = guards[name]
+            guard.classifier = networks.setdefault(step.network.identity, guard.classifier)
+        return guards
 
     def estimate(self) -> float:
         """Seconds, roughly."""
