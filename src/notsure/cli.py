@@ -286,9 +286,12 @@ def export(
     ] = None,
 ) -> None:
     """Write a guard as one graph, checked against the guard: image in, label and scores out."""
+    from notsure.choosing import load_guard
     from notsure.export.command import export_guard, told
 
-    done = export_guard(guard, kind=kind, out=out, source=data, count=count, size=size)
+    done = export_guard(
+        load_guard(guard), guard, kind=kind, out=out, source=data, count=count, size=size
+    )
     for line in told(done):
         typer.echo(line)
 

@@ -15,6 +15,7 @@ from notsure.audit.requirements import requirements
 from notsure.audit.run import WORST, Audit, described, run_audit
 from notsure.core.errors import ConfigurationError
 from notsure.report import console_table
+from notsure.report.formatting import rate_short
 
 
 def audit(
@@ -203,18 +204,24 @@ def compare(
         told=lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
         progress=True,
     )
-    table = Table("model", "made by", "parameters", "clean %", "robust %", "judgement")
+    table = Table("model", "made", "parameters", "clean %", "robust %", "judgement")
     for name, one in done.figures.items():
         made = done.made[name]
         table.add_row(
             name,
             made.how,
             f"{made.parameters:,}",
-            f"{100 * one.clean.value:.1f}",
-            f"{100 * one.robust.value:.1f}",
+            rate_short(one.clean),
+            rate_short(one.robust),
             one.judgement,
         )
     console.print(table)
+    some = next(iter(done.figures.values()))
+    console.print(
+        f"n = {some.robust.n}, 95 % intervals; robust: not fooled by anything within {some.norm} "
+        f"{some.eps:.4g}, suite {some.suite}",
+        highlight=False,
+    )
     console.print(f"wrote {done.folder / 'report.html'}", soft_wrap=True, highlight=False)
     return done
 

@@ -17,7 +17,8 @@ _ENDINGS: dict[str, str] = {"onnx": "onnx", "torch": "pt2"}
 
 
 def export_guard(
-    folder: str | Path,
+    guard: Guard,
+    folder: Path,
     *,
     kind: str = "onnx",
     out: Path | None = None,
@@ -25,10 +26,11 @@ def export_guard(
     count: int = 1000,
     size: int | None = None,
 ) -> Exported:
-    """Exports a guard's folder.
+    """Exports a guard that was read from a folder.
 
     Args:
-        folder: where the guard was saved.
+        guard: the guard.
+        folder: where it was saved.
         kind: "onnx" or "torch".
         out: the file to write; by default guard.onnx or guard.pt2 in the folder.
         source: a data set (see `notsure.data.load`) on whose first test images it is checked;
@@ -43,9 +45,8 @@ def export_guard(
         raise ConfigurationError(f"--format is {' or '.join(get_args(Format))}; got {kind!r}.")
     if count < 1:
         raise ConfigurationError(f"--count is a number of images, at least 1; got {count}.")
-    guard = Guard.load(folder)
     images = None if source is None else data.load(source).test.select(slice(0, count))
-    path = Path(folder) / f"guard.{_ENDINGS[kind]}" if out is None else out
+    path = folder / f"guard.{_ENDINGS[kind]}" if out is None else out
     write = to_onnx if kind == "onnx" else to_program
     return write(guard, path, images=images, size=size)
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from notsure.choosing import load_guard
 from notsure.export.description import Description
 from notsure.export.graph import shape_of_guard
 from notsure.export.running import OnnxGuard
@@ -105,4 +106,4 @@ def backend_of(path: str | Path, *, size: int | None = None) -> Backend:
     """
     if Path(path).is_file():
         return OnnxBackend(path)
-    return GuardBackend(Guard.load(path), size=size)
+    return GuardBackend(load_guard(path), size=size)
