@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -29,16 +29,21 @@ class Answering(nn.Module):
         module: images, normalised, to a tensor, a dictionary, a tuple or an output object.
         probabilities: whether it yields probabilities, whose logarithms are taken as logits; those
             below 1e-12 count as 1e-12.
+        pairs: whether it has to be asked about two images at least; one alone is asked about twice.
     """
 
-    def __init__(self, module: nn.Module, *, probabilities: bool = False) -> None:
+    def __init__(
+        self, module: nn.Module, *, probabilities: bool = False, pairs: bool = False
+    ) -> None:
         super().__init__()
         self.module = module
-        self.probabilities = probabilities
+        self.probabilities, self.pairs = probabilities, pairs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
-        answer = answer_in(self.module(x))
+        alone = self.pairs and len(x) == 1
+        answer = answer_in(self.module(torch.cat([x, x]) if alone else x))
+        answer = answer[:1] if alone else answer
         return answer.clamp_min(_SMALLEST).log() if self.probabilities else answer
 
 
@@ -51,23 +56,23 @@ def answer_in(output: Any) -> torch.Tensor:
     if isinstance(output, torch.Tensor):
         return output
     found: Any = getattr(output, "logits", None)
-    if isinstance(found, torch.Tensor):
+    if _is_scores(found):
         return found
     named: list[tuple[str, Any]] = []
     if isinstance(output, Mapping):
         named = [(str(key), value) for key, value in output.items()]
         for key in KEYS:
             found = output.get(key)
-            if isinstance(found, torch.Tensor):
+            if _is_scores(found):
                 return found
     elif isinstance(output, Iterable):
         named = [(str(position), value) for position, value in enumerate(output)]
         # auxiliary answers come after the main one
         first = next((value for _, value in named if _is_answer(value)), None)
-        if isinstance(first, torch.Tensor):
+        if first is not None:
             return first
     answers = [value for _, value in named if _is_answer(value)]
-    if len(answers) == 1 and isinstance(answers[0], torch.Tensor):
+    if len(answers) == 1:
         return answers[0]
     told = ", ".join(f"{name}: {_shape(value)}" for name, value in named) or type(output).__name__
     raise UnsupportedError(
@@ -76,8 +81,13 @@ def answer_in(output: Any) -> torch.Tensor:
     )
 
 
-def _is_answer(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim == 2
+def _is_answer(value: Any) -> TypeGuard[torch.Tensor]:
+    return _is_scores(value) and value.ndim == 2
+
+
+def _is_scores(value: Any) -> TypeGuard[torch.Tensor]:
+    """Whether it is a tensor of numbers, and not the labels that they came to."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _shape(value: Any) -> str:
@@ -94,7 +104,9 @@ class Probed:
         size: height and width of the images; None where it takes several.
         probabilities: whether its answers are probabilities.
         plain: whether it returns a tensor, or an object with `.logits`, as a Classifier reads them.
+        pairs: whether it answers a single image in another shape than several, or not at all.
         no_gradients: why no gradient reaches the images; empty where one does.
+        taken: which of several tensors was taken, in a sentence; empty where there is one.
     """
 
     num_classes: int
@@ -102,7 +114,9 @@ class Probed:
     size: tuple[int, int] | None
     probabilities: bool
     plain: bool
+    pairs: bool
     no_gradients: str
+    taken: str
 
 
 def probe(
@@ -155,6 +169,11 @@ def _probed(
     module: nn.Module, x: torch.Tensor, output: Any, size: tuple[int, int] | None
 ) -> Probed:
     answer = answer_in(output)
+    if not answer.is_floating_point():
+        raise UnsupportedError(
+            f"The model yields {answer.dtype}, which seem to be labels; a classifier yields the "
+            "logits that these come from."
+        )
     if answer.ndim == 1 and len(answer) == len(x):
         answer = answer[:, None]
     if answer.ndim != 2 or len(answer) != len(x):
@@ -174,7 +193,34 @@ def _probed(
         probabilities=shares,
         plain=isinstance(output, torch.Tensor)
         or isinstance(getattr(output, "logits", None), torch.Tensor),
+        pairs=not _answers_one(module, x, answer),
         no_gradients=_gradient_failure(module, x),
+        taken=_taken_of(output),
+    )
+
+
+def _answers_one(module: nn.Module, x: torch.Tensor, answer: torch.Tensor) -> bool:
+    """Whether a single image is answered as one of several is: `squeeze()` may take its axis."""
+    output = _answer(module, x[:1], [])
+    try:
+        alone = None if output is None else answer_in(output)
+    except UnsupportedError:
+        return False
+    if alone is None or alone.ndim == 0 or len(alone) != 1:
+        return False
+    return alone.numel() == answer.shape[1]
+
+
+def _taken_of(output: Any) -> str:
+    """What is to be said where a model returned several tensors that could be its logits."""
+    if isinstance(output, torch.Tensor | Mapping) or _is_scores(getattr(output, "logits", None)):
+        return ""
+    shapes = [str(tuple(value.shape)) for value in output if _is_answer(value)]
+    if len(shapes) < 2:
+        return ""
+    return (
+        f"It returns several tensors, for two images of the shapes {', '.join(shapes)}; the first "
+        "is taken as the logits."
     )
 
 

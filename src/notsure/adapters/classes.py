@@ -48,8 +48,14 @@ def matched(
         names = _named(own, class_names, num_classes)
         why = "as asked" if by_position else "one of the two has no names"
         told = f"Classes by position ({why}): {len(own)} of the data, {num_classes} of the model."
+        if _numbered(own) and list(own) != sorted(own, key=_number):
+            told += (
+                f" The data's are in the order of their names as texts ({', '.join(own[:4])}, "
+                "...), not of their numbers."
+            )
         return Images(images.pixels, images.labels, names), told
-    places: dict[str, int] = {}
+    # a whole name goes before the part of another
+    places = {_plain(name): place for place, name in reversed(list(enumerate(class_names)))}
     for place, name in enumerate(class_names):
         for part in _parts(name):
             places.setdefault(part, place)
@@ -93,6 +99,11 @@ def _named(own: Sequence[str], model: Sequence[str], num_classes: int) -> tuple[
 
 def _numbered(names: Sequence[str]) -> bool:
     return all(re.fullmatch(r"(LABEL_|class[ _-]?)?\d+", name) for name in names)
+
+
+def _number(name: str) -> int:
+    """The number in a numbered name."""
+    return int(re.sub(r"\D", "", name))
 
 
 def _parts(name: str) -> list[str]:

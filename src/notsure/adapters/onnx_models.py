@@ -24,6 +24,7 @@ AGREEMENT = 1e-3
 """How far the conversion may be from onnxruntime, as a share of the largest logit."""
 
 _PROBES = 4
+_CHUNK = 1 << 20
 _SEED = 0
 
 
@@ -36,7 +37,7 @@ class OnnxModel(nn.Module):
 
     Args:
         session: an `onnxruntime.InferenceSession`.
-        digest: SHA-256 of the file.
+        digest: SHA-256 of the file and of its weights.
         batch: how many images it takes at a time; None for any.
         converted: the conversion; None where there is none.
         why_not: why there is none.
@@ -121,7 +122,7 @@ def load_onnx(path: Path, given: Given) -> Loaded:
         )
     size = size or asked
     converted, why_not = _conversion(path)
-    digest = hashlib.sha256(path.read_bytes()).digest()
+    digest = _digest(path)
     module = OnnxModel(session, digest, batch, converted, why_not)
     if converted is not None:
         why_not = _disagreement(module, channels, size)
@@ -130,6 +131,18 @@ def load_onnx(path: Path, given: Given) -> Loaded:
     given = replace(given, size=size, channels=channels)
     how = "gradients through its conversion to torch" if module.differentiable else "scores alone"
     return of_module(module, path.stem, f"ONNX file {path}, run by onnxruntime; {how}", given)
+
+
+def _digest(path: Path) -> bytes:
+    """SHA-256 of the file, and of those beside it that it names: large weights are kept there."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(content)
+    for other in sorted(path.parent.iterdir()):
+        if other.name != path.name and other.name.encode() in content and other.is_file():
+            with other.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+    return digest.digest()
 
 
 def _shape(
@@ -144,6 +157,11 @@ def _shape(
     batch, channels, height, width = (
         one if isinstance(one, int) and one > 0 else None for one in inputs[0].shape
     )
+    if channels not in (None, 1, 3) and width in (1, 3):
+        raise UnsupportedError(
+            f"{str(path)!r} takes {described}, whose channels seem to be last: export it with "
+            "channels first, (B, C, H, W), such as by tf2onnx --inputs-as-nchw."
+        )
     return batch, channels, None if height is None or width is None else (height, width)
 
 

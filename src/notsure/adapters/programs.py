@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from notsure.adapters.loaded import Given, Loaded
-from notsure.adapters.python_file import of_module, raise_if_checkpoint
+from notsure.adapters.python_file import in_float32, of_module, raise_if_checkpoint
 from notsure.adapters.weights import SAFE, kind_of, refuse_pickle
 from notsure.core.errors import CheckpointError, ConfigurationError, UnsupportedError
 
@@ -122,8 +122,12 @@ def load_program(path: Path, given: Given) -> Loaded:
     content = path.read_bytes()
     digest = hashlib.sha256(content).digest()
     if kind == "torchscript":
-        program = Program(_torchscript(path), digest)
-        return of_module(program, path.stem, f"TorchScript program {path}. {_TRUST}", given)
+        inner = _torchscript(path)
+        precision = in_float32(inner)
+        program = Program(inner, digest)
+        origin = f"TorchScript program {path}. {_TRUST}"
+        loaded = of_module(program, path.stem, origin, given)
+        return replace(loaded, notes=(*loaded.notes, *([precision] if precision else [])))
     if kind != "exported":
         raise CheckpointError(
             f"{str(path)!r} is neither a TorchScript nor a torch.export program nor an ONNX file."
@@ -207,17 +211,23 @@ def _refuse_pickled(path: Path, content: bytes) -> None:
 def _shape(exported: Any) -> tuple[int | None, int | None, tuple[int, int] | None]:
     """Batch, channels, and height and width that a program was exported for; None for any."""
     inputs = set(exported.graph_signature.user_inputs)
-    shapes = [
-        node.meta["val"].shape
+    values = [
+        node.meta["val"]
         for node in exported.graph.nodes
         if node.op == "placeholder"
         and node.name in inputs
         and isinstance(node.meta.get("val"), torch.Tensor)
     ]
+    shapes, types = [one.shape for one in values], [one.dtype for one in values]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise UnsupportedError(
             f"The program takes {len(shapes)} tensors of shapes {[tuple(s) for s in shapes]}; a "
             "classifier takes one batch of images (B, C, H, W)."
+        )
+    if types[0] != torch.float32:
+        raise UnsupportedError(
+            f"The program takes images in {types[0]}: export it in torch.float32, which images are "
+            "examined in."
         )
     fixed = [one if isinstance(one, int) else None for one in shapes[0]]
     batch, channels, height, width = fixed

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from notsure.adapters.answers import Answering, probe
-from notsure.adapters.loaded import Given, Loaded, per_channel
+from notsure.adapters.loaded import Given, Loaded, Numbers, per_channel
 from notsure.adapters.resizing import squeezed
 from notsure.adapters.weights import fill, state_of
 from notsure.classifier import Classifier
@@ -22,6 +24,9 @@ from notsure.core.errors import ConfigurationError, NotSureError, UnsupportedErr
 from notsure.guard import Guard
 
 _NAME = "notsure_user_model"
+
+_imported: dict[str, ModuleType] = {}
+"""What files that were run have imported from beside them."""
 
 
 def is_python(spec: str) -> bool:
@@ -49,7 +54,7 @@ def load_python(spec: str, given: Given) -> Loaded:
     if not path.is_file():
         raise ConfigurationError(f"There is no file {str(path)!r} that could build a model.")
     module, built = _run(path, function)
-    given = _completed(given, module)
+    given = _completed(given, module, path)
     origin = f"{function}() of {path}, which was run to build it"
     if isinstance(built, Guard):
         raise_if_checkpoint(given)
@@ -85,20 +90,23 @@ def of_module(module: nn.Module, name: str, origin: str, given: Given) -> Loaded
         UnsupportedError: it answers no images, or not with logits.
         ConfigurationError: mean or std do not fit its channels.
     """
+    precision = in_float32(module)
     probed = probe(
         module, _channels_of(module, given), given.height_and_width, called=f"The model {name}"
     )
     size = probed.size
-    notes = []
+    notes = [precision] if precision else []
     if probed.probabilities:
         notes.append(
             "It yields probabilities, whose logarithms are taken as logits; where one is rounded "
             "to 0 or 1 it has no gradient."
         )
-    if not probed.plain or probed.probabilities:
-        module = Answering(module, probabilities=probed.probabilities)
+    if not probed.plain or probed.probabilities or probed.pairs:
+        module = Answering(module, probabilities=probed.probabilities, pairs=probed.pairs)
     mean = per_channel(given.mean, probed.channels, 0.0)
     std = per_channel(given.std, probed.channels, 1.0)
+    if probed.taken:
+        notes.append(probed.taken)
     if given.mean is None and given.std is None:
         notes.append(
             "Nothing says how it wants its images, so it gets them in [0,1] as they are; --mean "
@@ -137,6 +145,7 @@ def of_classifier(classifier: Classifier, name: str, origin: str, given: Given) 
             "The model is a notsure.Classifier, whose mean and std are its own: leave mean and "
             "std out."
         )
+    precision = in_float32(classifier)
     probed = probe(
         classifier, classifier.channels, given.height_and_width, called=f"The model {name}"
     )
@@ -154,6 +163,7 @@ def of_classifier(classifier: Classifier, name: str, origin: str, given: Given) 
         std=per_channel(classifier.std.flatten().tolist(), probed.channels, 1.0),
         class_names=given.class_names,
         no_gradients=probed.no_gradients,
+        notes=(precision,) if precision else (),
     )
 
 
@@ -171,7 +181,23 @@ def of_guard(guard: Guard, name: str, origin: str, given: Given) -> Loaded:
         else "A part of the guard is not differentiable; attacks go through it by BPDA"
     )
     guard.eval()
-    return replace(found, target=guard, notes=(f"{hard}.",) if hard else ())
+    notes = (*found.notes, *([f"{hard}."] if hard else []))
+    return replace(found, target=guard, notes=notes)
+
+
+def in_float32(module: nn.Module) -> str:
+    """Brings a module to float32, in which images are examined.
+
+    Returns:
+        What is to be said of it; nothing where it was float32 already.
+    """
+    values = [*module.parameters(), *module.buffers()]
+    others = {one.dtype for one in values if one.is_floating_point()} - {torch.float32}
+    if not others:
+        return ""
+    module.float()
+    kept = ", ".join(sorted(str(one).removeprefix("torch.") for one in others))
+    return f"Its weights are kept as {kept}; it is computed in float32 here."
 
 
 def _run(path: Path, function: str) -> tuple[ModuleType, Any]:
@@ -179,12 +205,19 @@ def _run(path: Path, function: str) -> tuple[ModuleType, Any]:
     if spec is None or spec.loader is None:
         raise ConfigurationError(f"{str(path)!r} cannot be read as a Python file.")
     module = importlib.util.module_from_spec(spec)
+    # a dataclass, for one, looks its module up there
+    sys.modules[_NAME] = module
     with _neighbours(path.resolve().parent):
         try:
             spec.loader.exec_module(module)
             return module, _function_of(module, function, path)()
         except NotSureError:
             raise
+        except SystemExit as error:
+            raise ConfigurationError(
+                f"Running {str(path)!r} ended the program (exit code {error.code!r}): put what it "
+                "does as a script under `if __name__ == '__main__':`."
+            ) from error
         except Exception as error:  # the user's code may raise anything
             line = error.__traceback__
             while line is not None and line.tb_next is not None:
@@ -212,28 +245,79 @@ def _file_of(line: Any) -> str:
 
 @contextmanager
 def _neighbours(folder: Path) -> Iterator[None]:
-    """Inside, modules beside the file can be imported."""
+    """Inside, modules beside the file can be imported, and not those beside an earlier file."""
+    for name, module in list(_imported.items()):
+        if not _lies_in(name, module, folder):
+            del _imported[name]
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+    known = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
+        for name in set(sys.modules) - known:
+            if _lies_in(name, sys.modules[name], folder):
+                _imported[name] = sys.modules[name]
 
 
-def _completed(given: Given, module: ModuleType) -> Given:
+def _lies_in(name: str, module: ModuleType, folder: Path) -> bool:
+    """Whether a module was found in the folder itself, and not somewhere below it."""
+    file = getattr(module, "__file__", None)
+    top = name.partition(".")[0]
+    if file is None or not Path(file).is_relative_to(folder):
+        return False
+    return Path(file).relative_to(folder).parts[0] in (top, f"{top}.py")
+
+
+def _completed(given: Given, module: ModuleType, path: Path) -> Given:
     """What the user says, and what the file says where the user does not."""
-    size: Any = getattr(module, "size", None)
-    if isinstance(size, list | tuple):
-        size = tuple(size)
-    names = getattr(module, "class_names", ())
+    size, names = _told(module, "size"), _told(module, "class_names")
+    if size is not None and not (
+        isinstance(size, int) or (isinstance(size, tuple) and len(size) == 2)
+    ):
+        raise ConfigurationError(
+            f"size in {str(path)!r} is {size!r}: height and width in pixels, or one number."
+        )
+    if names is not None and not isinstance(names, tuple):
+        raise ConfigurationError(
+            f"class_names in {str(path)!r} is of type {type(names).__name__}: a list of names, in "
+            "the order of the logits."
+        )
+    mean, std = _statistic(module, "mean", path), _statistic(module, "std", path)
     return replace(
         given,
         size=given.size if given.size is not None else size,
-        mean=given.mean if given.mean is not None else getattr(module, "mean", None),
-        std=given.std if given.std is not None else getattr(module, "std", None),
-        class_names=given.class_names or tuple(str(name) for name in names),
+        mean=given.mean if given.mean is not None else mean,
+        std=given.std if given.std is not None else std,
+        class_names=given.class_names or tuple(str(name) for name in names or ()),
     )
+
+
+def _statistic(module: ModuleType, name: str, path: Path) -> Numbers | None:
+    value = _told(module, name)
+    if value is None:
+        return None
+    try:
+        return tuple(map(float, value)) if isinstance(value, tuple) else float(value)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"{name} in {str(path)!r} is {value!r}: one number in [0,1] units, or one per channel."
+        ) from None
+
+
+def _told(module: ModuleType, name: str) -> Any:
+    """What a file defines under a name; lists, arrays and tensors as tuples of numbers."""
+    value = getattr(module, name, None)
+    if callable(value) or isinstance(value, ModuleType):
+        # as `from torch import mean` leaves it
+        return None
+    if isinstance(value, torch.Tensor | np.ndarray):
+        # also of the shape (C, 1, 1), as a module keeps it
+        value = value.flatten().tolist()
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _channels_of(module: nn.Module, given: Given) -> int | None:

@@ -225,8 +225,16 @@ def _resizing(config: Mapping[str, Any], given: Given) -> Resizing:
     made_for = config.get("input_size", (3, 224, 224))
     height, width = own or (int(made_for[1]), int(made_for[2]))
     share = float(config.get("crop_pct") or 1.0)
-    if own is not None or config.get("crop_mode") == "squash":
+    if own is not None:
         return Resizing(height=height, width=width, interpolation=how)
+    if config.get("crop_mode") == "squash":
+        first = (max(int(height / share), height), max(int(width / share), width))
+        return Resizing(
+            height=height,
+            width=width,
+            before_crop=None if first == (height, width) else first,
+            interpolation=how,
+        )
     shortest = max(int(max(height, width) / share), height, width)
     return Resizing(height=height, width=width, shortest_edge=shortest, interpolation=how)
 

@@ -14,13 +14,18 @@ import torch
 from notsure.adapters.answers import probe
 from notsure.adapters.loaded import Given, Loaded, extra, per_channel
 from notsure.adapters.resizing import Interpolation, Resizing, squeezed
+from notsure.adapters.timm_models import load_timm
 from notsure.adapters.weights import SAFE, misfit_of
 from notsure.classifier import Classifier
-from notsure.core.errors import CheckpointError, ConfigurationError
+from notsure.core.errors import CheckpointError, ConfigurationError, UnsupportedError
+from notsure.core.storage import load_json
 from notsure.models.registry import Architecture, remember
 
+_PROCESSOR = "preprocessor_config.json"
 _EIGHT_BITS = 255
 _BELOW_384 = 384
+_SMALL = 64
+_OF_TIMM = "timm_wrapper"
 _RESAMPLING: dict[int, Interpolation] = {
     0: "nearest",
     1: "lanczos",
@@ -51,20 +56,34 @@ def load_transformers(name: str, given: Given) -> Loaded:
         raise ConfigurationError(
             "A model of transformers brings its weights in its folder: leave the checkpoint out."
         )
+    if _is_of_timm(Path(name)):
+        return load_timm(name, given)
     with _quiet():
         model, config = _model(transformers, name)
         processor = _processor(transformers, name)
+    if config.model_type == _OF_TIMM:
+        raise ConfigurationError(
+            f"hf:{name} is a model of timm, whose own road knows its preprocessing: give "
+            f"timm:{Path(name).name}; or, for weights of another owner, download it and give "
+            "timm:FOLDER."
+        )
     channels = int(getattr(config, "num_channels", 3) or 3)
     resizing = _resizing(processor, config, given)
     mean, std = _normalising(processor, channels)
+    size = None if resizing is None else resizing.size
     notes = [] if processor else [
         "It has no image processor, so images are given to it in [0,1] as they are."
     ]  # fmt: skip
     mean = per_channel(given.mean, channels, 0.0) if given.mean is not None else mean
     std = per_channel(given.std, channels, 1.0) if given.std is not None else std
+    if processor.get("do_flip_channel_order"):
+        _take_red_first(model, name, channels, size)
+        notes.append(
+            "Its image processor gives it blue, green and red; its first layer was turned round "
+            "instead, so that it takes red, green and blue."
+        )
     classifier = Classifier(model, mean=mean, std=std)
     classifier.eval()
-    size = None if resizing is None else resizing.size
     probed = probe(model, channels, size, called=f"The model hf:{name}")
     return Loaded(
         target=classifier,
@@ -80,6 +99,34 @@ def load_transformers(name: str, given: Given) -> Loaded:
         no_gradients=probed.no_gradients,
         notes=tuple(notes),
     )
+
+
+def _take_red_first(
+    model: torch.nn.Module, name: str, channels: int, size: tuple[int, int] | None
+) -> None:
+    """Turns round the first convolution of a model that takes blue, green and red.
+
+    Raises:
+        UnsupportedError: its first convolution is not what takes the images.
+    """
+    height, width = size or (_SMALL, _SMALL)
+    x = torch.rand(2, channels, height, width, generator=torch.Generator().manual_seed(0))
+    first = next((one for one in model.modules() if isinstance(one, torch.nn.Conv2d)), None)
+    with torch.no_grad():
+        before = model(x.flip(1)).logits
+        if first is not None and first.groups == 1 and first.in_channels == channels:
+            first.weight.copy_(first.weight.flip(1))
+        if not torch.allclose(model(x).logits, before, rtol=1e-4, atol=1e-5):
+            raise UnsupportedError(
+                f"hf:{name} takes images whose channels are blue, green and red, and not by its "
+                "first convolution: exchange them in a file of yours, path/to/file.py:build_model."
+            )
+
+
+def _is_of_timm(folder: Path) -> bool:
+    """Whether a folder was written by timm, whose models transformers wraps."""
+    config = folder / "config.json"
+    return config.is_file() and "architecture" in load_json(config)
 
 
 def _place(name: str) -> str:
@@ -152,7 +199,13 @@ def _processor(transformers: Any, name: str) -> dict[str, Any]:
     """The image processor's settings; none where the model has no processor."""
     try:
         return dict(transformers.AutoImageProcessor.from_pretrained(name).to_dict())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError) as error:
+        if (Path(name) / _PROCESSOR).is_file():
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise CheckpointError(
+                f"{_PROCESSOR} in {name!r} cannot be read ({type(error).__name__}: {first[:200]}): "
+                "repair it, or remove it and give --size, --mean and --std."
+            ) from None
         return {}
 
 
@@ -167,14 +220,7 @@ def _resizing(processor: Mapping[str, Any], config: Any, given: Given) -> Resizi
     size = processor.get("size") or {}
     cut = processor.get("crop_size") if processor.get("do_center_crop") else None
     if cut is not None:
-        height, width = _pair(cut)
-        shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
-        return Resizing(
-            height=height,
-            width=width,
-            shortest_edge=None if shortest is None else max(int(shortest), height, width),
-            interpolation=how,
-        )
+        return _cut_out(processor, _pair(cut), size, how)
     if processor.get("do_resize") is False:
         return None
     if isinstance(size, Mapping) and size.get("shortest_edge") is not None:
@@ -184,6 +230,33 @@ def _resizing(processor: Mapping[str, Any], config: Any, given: Given) -> Resizi
         first = edge if share is None else int(edge / float(share))
         return Resizing(height=edge, width=edge, shortest_edge=first, interpolation=how)
     return squeezed(_pair(size), how)
+
+
+def _cut_out(
+    processor: Mapping[str, Any], cut: tuple[int, int], size: Any, how: Interpolation
+) -> Resizing:
+    """The resizing of a processor that cuts out the middle."""
+    kind = str(processor.get("image_processor_type") or "")
+    if kind.startswith("Perceiver"):
+        # it cuts first, in these proportions, and resizes what is left
+        (height, width), edge = _pair(size), max(cut)
+        return Resizing(
+            height=height, width=width, shortest_edge=max(edge, height, width), interpolation=how
+        )
+    height, width = cut
+    if not (isinstance(size, Mapping) and size.get("shortest_edge") is not None):
+        first = _pair(size)
+        if first[0] < height or first[1] < width or first == cut:
+            return Resizing(height=height, width=width, interpolation=how)
+        return Resizing(height=height, width=width, before_crop=first, interpolation=how)
+    edge = int(size["shortest_edge"])
+    if processor.get("crop_pct") is not None:
+        edge = int(edge / float(processor["crop_pct"]))
+    if kind.startswith("Levit"):
+        edge = int(256 / 224 * edge)
+    return Resizing(
+        height=height, width=width, shortest_edge=max(edge, height, width), interpolation=how
+    )
 
 
 def _pair(size: Any) -> tuple[int, int]:
