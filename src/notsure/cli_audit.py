@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -76,28 +78,29 @@ def audit(
     from notsure.audit.command import audit as run
 
     try:
-        done = run(
-            model,
-            data,
-            out,
-            # standard output is for the verdict, so that a pipeline can read it
-            Console(stderr=True),
-            eps=eps or ["8/255"],
-            norm=norm,
-            suite=suite,
-            threats=threat or [],
-            count=count or None,
-            checkpoint=checkpoint,
-            size=size,
-            mean=mean,
-            std=std,
-            fail_under=fail_under or [],
-            worst=worst,
-            skip_bad=skip_bad,
-            by_position=by_position,
-            seed=seed,
-            batch_size=batch_size,
-        )
+        # standard output is for the verdict, so that a pipeline can read it; a model may print
+        with redirect_stdout(sys.stderr):
+            done = run(
+                model,
+                data,
+                out,
+                Console(stderr=True),
+                eps=eps or ["8/255"],
+                norm=norm,
+                suite=suite,
+                threats=threat or [],
+                count=count or None,
+                checkpoint=checkpoint,
+                size=size,
+                mean=mean,
+                std=std,
+                fail_under=fail_under or [],
+                worst=worst,
+                skip_bad=skip_bad,
+                by_position=by_position,
+                seed=seed,
+                batch_size=batch_size,
+            )
     except KeyboardInterrupt:
         typer.echo("notsure: interrupted; the same command goes on with the attacks.", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from notsure.adapters import Loaded, load_images, load_model, matched
 from notsure.audit.compare import Compared, compare_models
 from notsure.audit.preprocessing import clean_accuracy
-from notsure.audit.requirements import requirements
-from notsure.audit.run import WORST, Audit, described, run_audit
+from notsure.audit.requirements import budgets_of, requirements
+from notsure.audit.run import REPORT, WORST, Audit, described, run_audit
 from notsure.core.errors import ConfigurationError
 from notsure.report import console_table
 from notsure.report.formatting import rate_short
@@ -68,6 +69,7 @@ def audit(
     """
     # what cannot be is told before anything is loaded
     limits = requirements(fail_under)
+    budgets_of(eps, norm=norm, suite=suite, threats=threats)
     loaded = load_model(
         model,
         checkpoint=checkpoint,
@@ -88,7 +90,7 @@ def audit(
         read.images, loaded.class_names, loaded.num_classes, by_position=by_position
     )
     for line in (*read.notes, classes):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     before = clean_accuracy(loaded, images, batch_size=batch_size)
     console.print(
         f"clean accuracy {100 * before.value:.1f} % [{100 * before.low:.1f}, "
@@ -115,24 +117,25 @@ def audit(
     for table in console_table(done.records):
         console.print(table)
     if done.doubt:
-        console.print(f"[bold]{done.doubt}[/bold]", soft_wrap=True, highlight=False)
+        console.print(done.doubt, style="bold", soft_wrap=True, highlight=False, markup=False)
     console.print(
         f"{done.worst.kept} images in {done.folder / WORST} fool it as 8-bit files "
         f"({done.worst.tried} made again, of {done.worst.fooled} that fell).",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
-    console.print(f"wrote {done.folder / 'report.html'}", soft_wrap=True, highlight=False)
+    _wrote(done.folder, console)
     return done
 
 
 def show_model(loaded: Loaded, console: Console) -> None:
     """Tells where a model came from and how it gets its images."""
-    console.print(f"[bold]{loaded.name}[/bold]: ", end="")
+    console.print(loaded.name, style="bold", end=": ", highlight=False, markup=False)
     console.print(loaded.origin, soft_wrap=True, highlight=False, markup=False)
     table = Table.grid(padding=(0, 2))
     for name, value in described(loaded).items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     console.print(table)
     if loaded.no_gradients:
         console.print(
@@ -208,7 +211,7 @@ def compare(
     for name, one in done.figures.items():
         made = done.made[name]
         table.add_row(
-            name,
+            Text(name),
             made.how,
             f"{made.parameters:,}",
             rate_short(one.clean),
@@ -222,8 +225,12 @@ def compare(
         f"{some.eps:.4g}, suite {some.suite}",
         highlight=False,
     )
-    console.print(f"wrote {done.folder / 'report.html'}", soft_wrap=True, highlight=False)
+    _wrote(done.folder, console)
     return done
+
+
+def _wrote(folder: Path, console: Console) -> None:
+    console.print(f"wrote {folder / REPORT}", soft_wrap=True, highlight=False, markup=False)
 
 
 def numbers(text: str | None, *, what: str) -> tuple[float, ...] | None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from notsure.adapters import load_split
+from notsure.adapters.python_file import is_python
 from notsure.audit.figures import Figures, figures_of
 from notsure.audit.fitting import Made, made_for
-from notsure.core.checks import parse_size
+from notsure.audit.requirements import budgets_of
 from notsure.core.errors import ConfigurationError
 from notsure.core.storage import save_json, writable_folder
 from notsure.data import Images
 from notsure.evaluation import Records, evaluate
-from notsure.evaluation.suites import check_suite
 from notsure.guard import Guard
 from notsure.report import write_report
 
@@ -92,8 +92,7 @@ def compare_models(
         ConfigurationError: there are no two models, or one cannot be had or made to fit.
         NotSureError: as loading, training and evaluating raise it.
     """
-    radii = sorted({parse_size(one, what="eps") for one in eps})
-    check_suite(suite)
+    radii = budgets_of(eps, norm=norm, suite=suite)
     if len(specs) < 2:
         raise ConfigurationError("A comparison takes at least two models; notsure audit takes one.")
     if epochs < 1 or (count is not None and count < 1):
@@ -136,7 +135,7 @@ def compare_models(
         progress=progress,
     )
     write_report(records, folder / REPORT, title=f"{len(specs)} models on {Path(data).name}")
-    figures = {name: figures_of(records, name, norm=norm) for name in names}
+    figures = {name: figures_of(records, name, norm=norm, eps=radii[-1]) for name in names}
     content = {
         name: {
             **figures[name].to_json(),
@@ -151,11 +150,18 @@ def compare_models(
 
 def _names(specs: Sequence[str]) -> list[str]:
     """What the models are called: the last part of each spec, if that tells them apart."""
-    short = [Path(spec.partition(":")[2] or spec).name for spec in specs]
+    short = [_short(spec) for spec in specs]
     names = short if len(set(short)) == len(short) else list(specs)
     if len(set(names)) < len(names):
         raise ConfigurationError("A model is given twice: give each once.")
     return names
+
+
+def _short(spec: str) -> str:
+    """A file's name for a function of it, as an audit calls it; else the end of the spec."""
+    if is_python(spec):
+        return Path(spec.rpartition(":")[0]).stem
+    return Path(spec.partition(":")[2] or spec).name
 
 
 def _first(images: Images, count: int | None) -> Images:

@@ -11,11 +11,12 @@ from typing import Any
 import notsure
 from notsure.audit.requirements import BELIEVABLE, CLEAN, FIGURES, ROBUST, STRICT, Requirement
 from notsure.core.storage import atomic
-from notsure.evaluation import Rate, Records, conclusions, flags, robustness
-from notsure.evaluation.conclusions import ABOUT_THE_ATTACK
+from notsure.evaluation import Rate, Records, flags, robustness
+from notsure.evaluation.conclusions import ABOUT_THE_ATTACK, judgement_of
 from notsure.evaluation.intervals import rate_of
 from notsure.evaluation.outcomes import outcomes
 from notsure.evaluation.robustness import WORST_CASE
+from notsure.evaluation.threats import CLEAN as CLEAN_THREAT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Figures:
             rejected one counts as safe.
         strict: the same counting a rejected one as lost.
         by_threat: by threat and budget, the worst case as the report has it.
-        judgement: the examiner's word, see `notsure.evaluation.Conclusion`.
+        judgement: of `robust`, in the words of `notsure.evaluation.Conclusion`.
         raised: the names of the flags that are raised.
         suite: its name and version.
         limits: the limits that were asked for.
@@ -108,7 +109,12 @@ class Figures:
 
 
 def figures_of(
-    records: Records, model: str, *, norm: str, limits: Sequence[Requirement] = ()
+    records: Records,
+    model: str,
+    *,
+    norm: str,
+    eps: float,
+    limits: Sequence[Requirement] = (),
 ) -> Figures:
     """The figures of one model in the records of a suite.
 
@@ -116,25 +122,31 @@ def figures_of(
         records: of one seed.
         model: the guard's name in them.
         norm: of the budgets.
+        eps: the largest budget.
         limits: what is asked for.
     """
     own = records.where(guard=model)
     rows = [row for row in robustness(own) if row.attack == WORST_CASE and row.norm == norm]
-    eps = max(row.eps for row in rows if row.eps is not None)
     found = outcomes(own, norm=norm, eps=eps)
     by_threat: dict[str, dict[str, dict[str, Rate]]] = {}
     for row in rows:
         rates = {"lenient": row.lenient, "strict": row.strict}
         by_threat.setdefault(row.threat, {})[f"{row.eps:.6g}"] = rates
+    for threat in sorted(set(own.column("threat")) - {CLEAN_THREAT} - by_threat.keys()):
+        # nothing that was run has a budget of its own, so that the report has no such row
+        alone = outcomes(own, norm=norm, eps=eps, threats=[threat])
+        rates = {"lenient": rate_of(~alone.fooled), "strict": rate_of(alone.held)}
+        by_threat[threat] = {f"{eps:.6g}": rates}
     raised = tuple(flag.name for flag in flags(own) if flag.raised)
-    judged = next(one for one in conclusions(own) if one.norm == norm)
+    doubts = set(raised) & set(ABOUT_THE_ATTACK)
+    before = rate_of(found.right | found.rejected)
     shares = {
         CLEAN: rate_of(found.right),
         ROBUST: rate_of(~found.fooled),
         STRICT: rate_of(found.held),
     }
     values = {name: rate.value for name, rate in shares.items()}
-    values[BELIEVABLE] = float(not set(raised) & set(ABOUT_THE_ATTACK))
+    values[BELIEVABLE] = float(not doubts)
     suite = records.meta.get("suite") or {}
     return Figures(
         model=model,
@@ -146,7 +158,7 @@ def figures_of(
         robust=shares[ROBUST],
         strict=shares[STRICT],
         by_threat=by_threat,
-        judgement=judged.judgement,
+        judgement=judgement_of(shares[ROBUST], before, doubted=bool(doubts)),
         raised=raised,
         suite=f"{suite.get('name', 'none')} {suite.get('version', '')}".strip(),
         limits=tuple(Met(requirement=one, value=values[one.figure]) for one in limits),

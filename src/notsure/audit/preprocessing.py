@@ -167,6 +167,15 @@ def explanations(loaded: Loaded, images: Images, *, batch_size: int) -> list[Tri
     tried = [
         Tried(what=what, remedy=remedy, accuracy=_rate(way(), labels)) for what, remedy, way in ways
     ]
+    if loaded.num_classes == 2 and (halved := _above_half(own, images, batch_size)) is not None:
+        tried.append(
+            Tried(
+                what="its answer as the probability of class 1",
+                remedy="it yields the probability of class 1 where a logit is due: return "
+                "torch.logit of it, in a file path.py:build_model.",
+                accuracy=_rate(halved, labels),
+            )
+        )
     answers = _predictions(own, images, batch_size, lambda x: x)
     tried.append(
         Tried(
@@ -177,6 +186,18 @@ def explanations(loaded: Loaded, images: Images, *, batch_size: int) -> list[Tri
         )
     )
     return tried
+
+
+def _above_half(classifier: Classifier, images: Images, batch_size: int) -> torch.Tensor | None:
+    """Where a single answer is above one half; None where answers are no probabilities."""
+    device = classifier.device
+    with undisturbed(classifier, device), torch.inference_mode():
+        logits = torch.cat([classifier.logits(x.to(device)) for x, _ in images.batches(batch_size)])
+    # of a single logit the Classifier makes the two 0 and z
+    single = (logits[:, 1] - logits[:, 0]).cpu()
+    if not bool(((single >= 0) & (single <= 1)).all()):
+        return None
+    return (single > 0.5).long()
 
 
 def _predictions(

@@ -1,11 +1,14 @@
-"""What an audit is to come to for a pipeline to go on: limits, and how they are read."""
+"""What an audit is asked for: budgets, and the limits that a pipeline goes on by."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from notsure.core.checks import parse_size
 from notsure.core.errors import ConfigurationError
+from notsure.evaluation.suites import check_suite
+from notsure.evaluation.threats import NAMES
 
 CLEAN, ROBUST, STRICT, BELIEVABLE = "clean", "robust", "strict", "believable"
 
@@ -16,6 +19,9 @@ FIGURES: Mapping[str, str] = {
     BELIEVABLE: "1 if no flag says that the attacks were weaker than they look, otherwise 0",
 }
 """The figures that there are limits for."""
+
+NORMS = ("linf", "l2")
+"""The norms of budgets, for which suites have attacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +73,41 @@ def requirements(texts: Sequence[str]) -> tuple[Requirement, ...]:
     if len(set(names)) < len(names):
         raise ConfigurationError("--fail-under has two limits for one figure: give one each.")
     return tuple(found)
+
+
+def budgets_of(
+    eps: Sequence[float | str],
+    *,
+    norm: str,
+    suite: str,
+    threats: Sequence[str] = (),
+) -> list[float]:
+    """The budgets, ascending; what cannot be is told before anything is loaded.
+
+    Args:
+        eps: in [0,1] pixel units, numbers or fractions such as "8/255".
+        norm: of the budgets.
+        suite: the name of one.
+        threats: the names of those that are asked for.
+
+    Raises:
+        ConfigurationError: there is no budget above 0, one is more than all of a pixel, or there is
+            no such norm, suite or threat.
+    """
+    radii = sorted({parse_size(one, what="eps") for one in eps})
+    if not radii or radii[-1] <= 0:
+        raise ConfigurationError("An audit takes a budget above 0, such as eps=['8/255'].")
+    if norm not in NORMS:
+        raise ConfigurationError(f"norm is {' or '.join(NORMS)}; got {norm!r}.")
+    if norm == "linf" and radii[-1] > 1:
+        raise ConfigurationError(
+            f"eps is in units of pixels in [0,1], of which {radii[-1]:g} is more than all; "
+            f"{radii[-1]:g} of 255 levels are {radii[-1]:g}/255."
+        )
+    check_suite(suite)
+    unknown = [name for name in threats if name not in NAMES]
+    if unknown:
+        raise ConfigurationError(
+            f"There is no threat {unknown[0]!r}. There are: {', '.join(NAMES)}."
+        )
+    return radii

@@ -11,9 +11,8 @@ import torch
 from notsure.adapters import Loaded
 from notsure.audit.figures import Figures, figures_of, write_junit
 from notsure.audit.preprocessing import clean_accuracy, doubt_about, require_skill
-from notsure.audit.requirements import Requirement
+from notsure.audit.requirements import Requirement, budgets_of
 from notsure.audit.worst import Worst, write_worst
-from notsure.core.checks import parse_size
 from notsure.core.errors import ConfigurationError
 from notsure.core.storage import save_json, writable_folder
 from notsure.data import Images
@@ -96,12 +95,10 @@ def run_audit(
             none of.
         CheckpointError: the folder holds another audit.
     """
-    radii = sorted({parse_size(one, what="eps") for one in eps})
-    kind, chosen = check_suite(suite), _threats(loaded, threats)
-    if not radii or radii[-1] <= 0:
-        raise ConfigurationError("An audit takes a budget above 0, such as eps=['8/255'].")
+    radii = budgets_of(eps, norm=norm, suite=suite, threats=threats or ())
     if most < 0:
         raise ConfigurationError(f"most is a number of images, at least 0; got {most}.")
+    kind, chosen = check_suite(suite), _threats(loaded, threats)
     before = clean_accuracy(loaded, images, batch_size=batch_size)
     require_skill(loaded, images, before, batch_size=batch_size)
     doubt = doubt_about(loaded, images, batch_size=batch_size)
@@ -126,7 +123,7 @@ def run_audit(
         progress=progress,
     )
     write_report(records, folder / REPORT, title=f"Audit of {loaded.name} on {data}")
-    figures = figures_of(records, loaded.name, norm=norm, limits=limits)
+    figures = figures_of(records, loaded.name, norm=norm, eps=radii[-1], limits=limits)
     substitutes = {} if taught is None else {DISTILLED: taught.classifier}
     plan = suite_plan(guard, kind, radii, norm=norm, threats=chosen, substitutes=substitutes)
     worst = write_worst(
@@ -182,7 +179,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _threats(loaded: Loaded, asked: Sequence[str] | None) -> tuple[str, ...]:
     if not loaded.no_gradients:
-        return tuple(asked or NAMES)
+        return tuple(dict.fromkeys(asked or NAMES))
     refused = [name for name in asked or () if name not in WITHOUT_GRADIENTS]
     if refused:
         raise ConfigurationError(
@@ -190,4 +187,4 @@ def _threats(loaded: Loaded, asked: Sequence[str] | None) -> tuple[str, ...]:
             f"of {loaded.name}: {loaded.no_gradients}. Threats that apply: "
             f"{', '.join(WITHOUT_GRADIENTS)}."
         )
-    return tuple(asked or WITHOUT_GRADIENTS)
+    return tuple(dict.fromkeys(asked or WITHOUT_GRADIENTS))

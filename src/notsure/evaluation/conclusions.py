@@ -124,13 +124,7 @@ def _conclusion(
     )
     before = wilson(int((~wrong).sum()), len(wrong))
     left = row.lenient
-    judgement: Judgement
-    if left.high <= BROKEN:
-        judgement = "broken"
-    elif raised:
-        judgement = "not believable"
-    else:
-        judgement = "holds" if left.low >= HOLDS * before.value else "weakened"
+    judgement = judgement_of(left, before, doubted=bool(raised))
     budget = "at any distance" if row.eps is None else f"within {row.norm} {row.eps:.4g}"
     told = (
         f"{100 * left.value:.1f} % [{100 * left.low:.1f}, {100 * left.high:.1f}] of {left.n} "
@@ -160,6 +154,21 @@ def _conclusion(
         judgement=judgement,
         because=told,
     )
+
+
+def judgement_of(left: Rate, before: Rate, *, doubted: bool) -> Judgement:
+    """The word for what is left of a guard.
+
+    Args:
+        left: robust accuracy, lenient.
+        before: the same against nobody.
+        doubted: whether a flag says that the attacks were weaker than they look.
+    """
+    if left.high <= BROKEN:
+        return "broken"
+    if doubted:
+        return "not believable"
+    return "holds" if left.low >= HOLDS * before.value else "weakened"
 
 
 def _certified(records: Records, certificate: Certified, eps: float) -> Rate:
