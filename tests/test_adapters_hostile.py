@@ -246,3 +246,24 @@ def test_an_onnx_whose_channels_are_last_is_told(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(UnsupportedError, match="channels seem to be last"):
         adapters.load_model(tmp_path / "m.onnx")
+
+
+def test_an_onnx_of_newer_operators_is_attacked_by_gradients(tmp_path: Path) -> None:
+    """As torch.onnx.export writes it: opset 20, and a reshape that spares zeros."""
+    onnx: Any = pytest.importorskip("onnx")
+    from tests.test_adapters_models import onnx_file
+
+    model = onnx.load(onnx_file(tmp_path / "old.onnx"))
+    flatten = next(one for one in model.graph.node if one.op_type == "Flatten")
+    reshape = onnx.helper.make_node("Reshape", ["p", "to"], ["f"], allowzero=1)
+    flatten.CopyFrom(reshape)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 4]), "to"))
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", 20))
+    onnx.save(model, tmp_path / "new.onnx")
+    loaded = adapters.load_model(tmp_path / "new.onnx")
+    assert loaded.no_gradients == ""
+    x = images()
+    assert_answers(loaded, adapters.load_model(tmp_path / "old.onnx").target.logits(x), x)
+    x.requires_grad_()
+    assert float(torch.autograd.grad(loaded.target.logits(x).sum(), x)[0].abs().max()) > 0

@@ -25,6 +25,7 @@ AGREEMENT = 1e-3
 
 _PROBES = 4
 _CHUNK = 1 << 20
+_OPSET = 17
 _SEED = 0
 
 
@@ -172,16 +173,43 @@ def _conversion(path: Path) -> tuple[nn.Module | None, str]:
         converter = extra("onnx2torch", name="onnx", what="A gradient through an ONNX file")
     except ConfigurationError as error:
         return None, str(error)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module = converter.convert(onnx.load(str(path)))
-    except Exception as error:  # the converter raises whatever it meets
-        first = (str(error).strip().splitlines() or [""])[0]
-        return None, f"onnx2torch cannot convert it ({type(error).__name__}: {first[:160]})"
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return cast("nn.Module", module.eval()), ""
+    why_not = ""
+    for prepared in (_as_it_is, _in_older_operators):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                module = converter.convert(prepared(onnx, path))
+        except Exception as error:  # the converter raises whatever it meets
+            first = (str(error).strip().splitlines() or [""])[0]
+            # why the file itself cannot be converted is what its owner can act on
+            why_not = why_not or (
+                f"onnx2torch cannot convert it ({type(error).__name__}: {first[:160]})"
+            )
+            continue
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+        return cast("nn.Module", module.eval()), ""
+    return None, why_not
+
+
+def _as_it_is(onnx: Any, path: Path) -> Any:
+    return onnx.load(str(path))
+
+
+def _in_older_operators(onnx: Any, path: Path) -> Any:
+    """The same network in the operators of opset 17, the last that onnx2torch knows well.
+
+    torch.onnx.export writes newer ones. A reshape's `allowzero` is left out, which means something
+    for empty tensors only; whether the conversion answers alike is asked all the same.
+    """
+    versions = extra("onnx.version_converter", name="onnx", what="A gradient through an ONNX file")
+    model = onnx.load(str(path))
+    for node in model.graph.node:
+        kept = [one for one in node.attribute if one.name != "allowzero"]
+        if node.op_type == "Reshape" and len(kept) < len(node.attribute):
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    return versions.convert_version(model, _OPSET)
 
 
 def _disagreement(module: OnnxModel, channels: int | None, size: tuple[int, int] | None) -> str:
