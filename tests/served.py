@@ -19,10 +19,11 @@ from PIL import Image
 
 from notsure.export import Description
 from notsure.serving import Limits
-from notsure.serving.app import Service, create_app
+from notsure.serving.app import create_app
 from notsure.serving.backend import Judged
 from notsure.serving.command import server_of
 from notsure.serving.review import ReviewQueue
+from notsure.serving.service import Service
 
 BRIGHT = 0.75
 """Images whose mean is above are rejected."""

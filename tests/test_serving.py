@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import notsure as ns
+from notsure.serving.backend import Judged
 from tests.served import Brightness, Client, flat, form, png, served, until
 
 
@@ -84,9 +86,12 @@ REFUSED: list[tuple[str, bytes, str, int, str]] = [
     ("a number", b"3", "application/json", 422, "no_images"),
     ("an empty list", b"[]", "application/json", 422, "wrong_shape"),
     ("an empty batch", b'{"images": [[]]}', "application/json", 422, "wrong_shape"),
+    ("lists too deep", b"[[[[[0.5]]]]]", "application/json", 422, "wrong_shape"),
     ("ragged lists", b"[[0.1, 0.2], [0.3]]", "application/json", 422, "wrong_shape"),
     ("texts", json.dumps(np.full((4, 4), "a").tolist()).encode(), "application/json", 422,
      "not_an_image"),
+    ("a text among numbers", b'[["a", 1, 2, 3]]', "application/json", 422, "not_an_image"),
+    ("true", b"[[true, false]]", "application/json", 422, "not_an_image"),
     ("null", json.dumps([[None] * 4] * 4).encode(), "application/json", 422, "not_an_image"),
     ("a huge integer", b"[[" + b"9" * 5000 + b"]]", "application/json", 400, "malformed_json"),
     ("a large integer", b"[[" + b"9" * 400 + b"]]", "application/json", 422, "not_an_image"),
@@ -104,9 +109,11 @@ REFUSED: list[tuple[str, bytes, str, int, str]] = [
     ("an SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml", 422,
      "damaged_image"),
     ("a form of nothing", form()[0], form()[1], 422, "no_images"),
-    ("a form without an edge", b"abc", "multipart/form-data", 400, "malformed"),
-    ("a form that ends early", form(png())[0][:60], form()[1], 422, "no_images"),
-    ("too many files", form(*[png()] * 9)[0], form()[1], 400, "malformed"),
+    ("a form without an edge", b"abc", "multipart/form-data", 400, "malformed_form"),
+    ("a form that ends early", form(png())[0][:60], form()[1], 400, "malformed_form"),
+    ("a form of fields", form(png())[0].replace(b"; filename=x.png", b""), form()[1], 400,
+     "malformed_form"),
+    ("too many files", form(*[png()] * 9)[0], form()[1], 413, "too_many_images"),
     ("text", b"hello", "text/plain", 415, "unknown_content_type"),
     ("a pickle", b"\x80\x04K\x01.", "application/x-pickle", 415, "unknown_content_type"),
 ]  # fmt: skip
@@ -286,12 +293,109 @@ def test_a_batch_that_fails_is_a_500_and_the_next_one_is_not(tmp_path: Path) -> 
     with served(tmp_path, judge) as client:
         judge.error = RuntimeError("the network is broken")
         status, answer = client.judge(flat(0.5))
-        assert status == 500
+        assert (status, answer["error"]) == (500, "error")
         # nobody is told what broke
         assert "network" not in str(answer)
         judge.error = None
         assert client.judge(flat(0.5))[0] == 200
         assert client.service.waiting == 0
+
+
+def test_a_slow_disk_keeps_those_waiting_alone_whose_images_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, written = Brightness(), threading.Event()
+    with served(tmp_path, judge) as client, ThreadPoolExecutor(2) as pool:
+        add = client.service.queue.add
+
+        def slow(rejected: Any) -> Any:
+            written.wait(20)
+            return add(rejected)
+
+        monkeypatch.setattr(client.service.queue, "add", slow)
+        unsure = pool.submit(client.judge, flat(0.9))
+        until(lambda: len(judge.batches) == 1)
+        assert labels(client.judge(flat(0.5))[1]) == [1]
+        assert not unsure.done()
+        written.set()
+        assert unsure.result()[1]["verdicts"][0]["review"] == 1
+        until(lambda: client.service.waiting == 0)
+
+
+def test_what_cannot_be_kept_is_a_500(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(tmp_path) as client:
+
+        def broken(rejected: Any) -> Any:
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(client.service.queue, "add", broken)
+        assert client.judge([flat(0.5), flat(0.9)])[0] == 500
+        assert client.judge(flat(0.5))[0] == 200
+        assert client.service.waiting == 0
+
+
+def test_images_that_were_not_told_of_are_a_500_and_nobody_waits_for_ever(tmp_path: Path) -> None:
+    class Short(Brightness):
+        short = True
+
+        def judge(self, x: torch.Tensor) -> Judged:
+            found = super().judge(x)
+            if self.short:
+                return Judged(found.label[1:], found.accepted[1:], found.scores[1:], None)
+            return found
+
+    judge = Short()
+    with served(tmp_path, judge) as client:
+        assert client.judge(flat(0.5))[0] == 500
+        judge.short = False
+        assert client.judge(flat(0.5))[0] == 200
+        assert client.ask("GET", "/health")[0] == 200
+
+
+def test_half_a_surrogate_pair_is_no_label(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        client.judge(flat(0.9))
+        for body in (
+            rb'{"\ud800": 1}',
+            rb'{"label": "\ud800"}',
+            rb'{"label": 1, "note": "\ud800"}',
+        ):
+            found = client.ask("POST", "/review/1", body, content_type="application/json")
+            assert found[0] == 422, found
+
+
+def test_the_files_of_a_form_are_what_stands_between_its_boundaries(client: Client) -> None:
+    body, kind = form(png(0.1), png(0.5))
+    for told in (
+        kind.replace("edge", '"edge"'),
+        kind.upper().replace("EDGE", "edge"),
+        kind + "; charset=undefined",
+    ):
+        assert labels(client.send(b"before\r\n" + body + b"after", told)[1]) == [0, 1]
+    for wrong in ("", "; boundary=", "; boundary=" + 71 * "e", "; boundary=dge"):
+        status, answer = client.send(body, f"multipart/form-data{wrong}")
+        assert (status, answer["error"]) == (400, "malformed_form"), wrong
+
+
+def test_large_bodies_are_taken_apart_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(tmp_path) as client:
+        where = []
+        for name in ("array", "files", "form"):
+            work = getattr(client.service.decoder, name)
+
+            def noted(*given: Any, work: Any = work) -> Any:
+                where.append(threading.current_thread().name.partition("_")[0])
+                return work(*given)
+
+            monkeypatch.setattr(client.service.decoder, name, noted)
+        spaces = b" " * 20_000
+        assert client.send(b"[[" + spaces + b"]]", "application/json")[0] == 422
+        assert client.send(spaces)[0] == 422
+        body, kind = form(spaces)
+        assert client.send(body, kind)[0] == 422
+        assert set(where) == {"decoding"}
 
 
 def test_the_key_is_asked_for(tmp_path: Path) -> None:
@@ -315,13 +419,30 @@ def test_a_service_without_a_key_answers_to_its_own_name_alone(tmp_path: Path) -
         assert client.ask("GET", "/review", host="localhost:1234")[0] == 200
         for host in ("attacker.example", "127.0.0.1.attacker.example", "", "[::2]:80"):
             assert client.ask("GET", "/review", host=host)[0] == 421
-        status, answer = client.ask("POST", "/judge", b"", sec_fetch_site="cross-site")
-        assert (status, answer["error"]) == (403, "cross_site")
+        for method, path, headers in (
+            ("POST", "/judge", {"sec_fetch_site": "cross-site"}),
+            ("POST", "/judge", {"sec_fetch_site": "same-site"}),
+            ("POST", "/review/1", {"origin": "http://attacker.example"}),
+            ("POST", "/review/1", {"origin": "null"}),
+            ("POST", "/review/1", {"origin": "http://localhost:3000", "host": "localhost:8000"}),
+            ("GET", "/review/1/image", {"sec_fetch_site": "cross-site"}),
+        ):
+            status, answer = client.ask(method, path, b"", **headers)
+            assert (status, answer["error"]) == (403, "cross_site"), headers
+        # its own page, and a link to it
+        own = {"origin": "http://localhost:8000", "host": "localhost:8000"}
+        assert client.ask("GET", "/review", None, **own)[0] == 200
+        assert client.ask("GET", "/review", None, sec_fetch_site="same-origin", **own)[0] == 200
+        followed = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+        assert client.ask("GET", "/", None, **followed)[0] == 200
+        assert client.ask("POST", "/judge", b"", **followed)[0] == 403
 
 
 def test_scores_can_be_kept_back(tmp_path: Path) -> None:
     with served(tmp_path, show_scores=False) as client:
-        assert client.judge(flat(0.5))[1]["verdicts"][0]["scores"] is None
+        assert client.judge([flat(0.5), flat(0.9)])[1]["verdicts"][0]["scores"] is None
+        assert client.ask("GET", "/review/1")[1]["scores"] is None
+        assert client.ask("GET", "/review")[1]["items"][0]["scores"] is None
 
 
 def test_files_are_resized_where_that_was_asked_for(tmp_path: Path) -> None:

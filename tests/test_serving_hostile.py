@@ -74,7 +74,10 @@ def test_a_second_head_has_its_time_as_well(tmp_path: Path) -> None:
     whole = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
     with served(tmp_path, header_seconds=0.6) as client, client.open() as connection:
         connection.sendall(whole)
-        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 200")
         connection.sendall(whole[:10])
         assert everything(connection).startswith(b"HTTP/1.1 408")
 
@@ -124,8 +127,21 @@ def test_too_many_requests_at_a_time_are_refused(tmp_path: Path) -> None:
         until(lambda: client.service.waiting == 3)
         status, answer = client.judge(flat(0.1))
         assert (status, answer["error"]) == (429, "too_many_requests")
+        # who watches is told all the same
+        assert client.ask("GET", "/health")[0] == client.ask("GET", "/metrics")[0] == 200
         judge.go.set()
         assert [one.result()[0] for one in first] == [200] * 3
+
+
+def test_who_has_not_sent_everything_takes_nobodys_room(tmp_path: Path) -> None:
+    with served(tmp_path, requests=3) as client:
+        slow = [client.open() for _ in range(6)]
+        for one in slow:
+            one.sendall(b"POST /judge HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n1")
+        until(lambda: "notsure_buffered_bytes 6" in client.ask("GET", "/metrics")[1].decode())
+        assert client.judge(flat(0.5))[0] == 200
+        for one in slow:
+            one.close()
 
 
 def test_bodies_have_a_budget_together(tmp_path: Path) -> None:

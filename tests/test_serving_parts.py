@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from notsure.purifiers.base import Shape
 from notsure.serving.backend import GuardBackend, backend_of
 from notsure.serving.decoding import Decoder
 from notsure.serving.limits import Limits, RefusalError
-from notsure.serving.metrics import Histogram
+from notsure.serving.metrics import Counter, Histogram
 from notsure.serving.review import Rejected, ReviewQueue
 from tests.served import encoded
 from tests.toys import SmallNetwork
@@ -50,7 +52,7 @@ def test_pixels_are_those_that_data_sets_give() -> None:
 def test_every_mode_becomes_what_the_guard_takes(mode: str) -> None:
     grey = Image.new("L", (3, 2), 102)
     image = grey.convert("RGB").convert(mode) if mode == "CMYK" else grey.convert(mode)
-    kind = "TIFF" if mode == "CMYK" else "PNG"
+    kind = "JPEG" if mode == "CMYK" else "PNG"
     for shape in ((3, 2, 3), (1, 2, 3)):
         x = decoded(encoded(image, kind), shape)
         assert x.shape == shape
@@ -85,15 +87,49 @@ def test_a_photograph_is_turned_as_its_camera_says() -> None:
 
 def test_an_animation_is_judged_by_its_first_picture() -> None:
     first, second = Image.new("L", (3, 2), 255), Image.new("L", (3, 2), 0)
-    body = encoded(first, "GIF", save_all=True, append_images=[second])
+    body = encoded(first, "PNG", save_all=True, append_images=[second])
     assert bool((decoded(body, (1, 2, 3)) == 1).all())
 
 
-def test_floats_have_no_known_range() -> None:
-    body = encoded(Image.fromarray(np.ones((2, 3), np.float32)), "TIFF")
-    with pytest.raises(RefusalError, match="holds floats") as refused:
-        decoded(body, (1, 2, 3))
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PPM"])
+def test_what_can_ask_for_any_memory_or_time_is_not_decoded(kind: str) -> None:
+    with pytest.raises(RefusalError, match="Formats: PNG, JPEG, WEBP, BMP") as refused:
+        decoded(encoded(Image.new("L", (3, 2)), kind), (1, 2, 3))
     assert refused.value.status == 422
+
+
+def test_a_jpeg_does_not_go_over_its_pixels_for_ever() -> None:
+    body = encoded(Image.fromarray(PIXELS), "JPEG", progressive=True)
+    last = body[body.rindex(b"\xff\xda") : -2]
+    assert decoded(body[:-2] + 50 * last + body[-2:]).shape == (3, 2, 3)
+    with pytest.raises(RefusalError, match=r"1\d\d times") as refused:
+        decoded(body[:-2] + 100 * last + body[-2:])
+    assert refused.value.status == 422
+
+
+def most_memory(body: bytes) -> tuple[RefusalError, int]:
+    """Why an array is refused, and the bytes of memory that it took to find out."""
+    decoder = Decoder(SHAPE, Limits())
+    tracemalloc.start()
+    try:
+        with pytest.raises(RefusalError) as refused:
+            decoder.array(body)
+        return refused.value, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_text_among_numbers_takes_its_own_room_alone() -> None:
+    body = json.dumps(["a" * 3000, *range(3000)]).encode()
+    refusal, most = most_memory(body)
+    assert refusal.code == "not_an_image"
+    assert most < 2**20
+
+
+def test_too_many_numbers_are_counted_before_they_are_made_objects() -> None:
+    refusal, most = most_memory(b"[" + b"[]," * 1_000_000 + b"[]]")
+    assert (refusal.status, refusal.code) == (413, "too_many_images")
+    assert most < 2**20
 
 
 def test_a_huge_picture_is_not_even_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +202,47 @@ def test_a_failure_in_the_middle_keeps_nothing(queue: ReviewQueue) -> None:
     assert queue.waiting == 0
     assert queue.items() == []
     assert queue.add([rejected(0.1)]) == [1]
+
+
+class Refusing:
+    """A connection whose next COMMIT fails."""
+
+    def __init__(self, of: sqlite3.Connection) -> None:
+        self._of, self.refuses = of, True
+
+    def execute(self, statement: str, *given: Any) -> Any:
+        if statement == "COMMIT" and self.refuses:
+            self.refuses = False
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._of.execute(statement, *given)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
+
+
+def test_a_commit_that_fails_keeps_nothing_and_is_got_over(queue: ReviewQueue) -> None:
+    queue.add([rejected(0.1)])
+    queue._writer = Refusing(queue._writer)  # type: ignore[assignment]
+    with pytest.raises(sqlite3.OperationalError, match="disk"):
+        queue.add([rejected(0.2)])
+    assert queue.waiting == queue.counts()["waiting"] == 1
+    assert queue.add([rejected(0.3)]) == [2]
+    queue._writer = Refusing(queue._writer)  # type: ignore[assignment]
+    with pytest.raises(sqlite3.OperationalError, match="disk"):
+        queue.decide(2, 1)
+    assert queue.waiting == queue.counts()["waiting"] == 2
+
+
+def test_a_full_disk_is_got_over_once_there_is_room(queue: ReviewQueue) -> None:
+    queue.most = 10_000
+    queue.add([rejected(0.1)])
+    pages = queue._writer.execute("PRAGMA page_count").fetchone()[0]
+    queue._writer.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        queue.add([Rejected(torch.rand(SHAPE), None, {}) for _ in range(500)])
+    assert queue.waiting == queue.counts()["waiting"] == 1
+    queue._writer.execute("PRAGMA max_page_count = 1000000")
+    assert queue.add([rejected(0.2)]) == [2]
 
 
 def test_a_queue_is_found_again(queue: ReviewQueue, tmp_path: Path) -> None:
@@ -279,7 +356,17 @@ def test_a_histogram_counts_what_lies_within_its_bounds() -> None:
     histogram = Histogram((1.0, 2.0))
     for value in (0.5, 1.0, 1.5, 2.0, 9.0, float("nan")):
         histogram.add(value, kind='a"b')
+    histogram.add(float("inf"), kind='a"b')
     lines = histogram.lines("x")
-    assert [line.rsplit(" ", 1)[1] for line in lines[:3]] == ["2", "4", "6"]
+    assert [line.rsplit(" ", 1)[1] for line in lines[:3]] == ["2", "4", "7"]
     assert lines[0].startswith('x_bucket{kind="a\\"b",le="1.0"}')
-    assert lines[-1].endswith(" 6")
+    assert lines[-1].endswith(" 7")
+    # a sum that is not a number would stay so for ever
+    assert lines[-2].endswith(" 14")
+
+
+def test_a_count_is_told_to_its_last_digit() -> None:
+    counter = Counter()
+    counter.add(12_345_678, path="a")
+    counter.add(path="a")
+    assert counter.lines("x") == ['x{path="a"} 12345679']

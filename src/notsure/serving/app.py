@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,21 +16,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 import notsure
 from notsure.core.errors import ConfigurationError
 from notsure.serving import pages
-from notsure.serving.backend import Backend, Judged
-from notsure.serving.batching import Batcher, Outcome
-from notsure.serving.decoding import Decoder, pillow
+from notsure.serving.decoding import pillow
 from notsure.serving.gate import Gate
-from notsure.serving.limits import Limits, RefusalError
-from notsure.serving.metrics import CONTENT_TYPE, Metrics
-from notsure.serving.review import Rejected, ReviewQueue, State
-
-T = TypeVar("T")
+from notsure.serving.limits import RefusalError
+from notsure.serving.metrics import CONTENT_TYPE
+from notsure.serving.review import State
+from notsure.serving.service import Service
 
 _SMALL = 16 << 10
 """Bytes of a body that is read on the spot; to hand it over would take longer."""
@@ -72,119 +65,6 @@ class Decision(BaseModel):
     note: str | None = Field(default=None, max_length=1000)
 
 
-class Service:
-    """What the routes work with.
-
-    Args:
-        backend: what judges.
-        queue: where rejected images wait for a person.
-        limits: what is taken on.
-        resize: whether image files of another size are resized.
-        show_scores: whether clients are told the scores, which help an attacker to search.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        queue: ReviewQueue,
-        limits: Limits,
-        *,
-        resize: bool = False,
-        show_scores: bool = True,
-    ) -> None:
-        self.backend, self.queue, self.limits = backend, queue, limits
-        self.show_scores = show_scores
-        self.about = backend.description
-        self.decoder = Decoder(self.about.shape, limits, resize=resize)
-        self.metrics = Metrics()
-        self._batcher: Batcher | None = None
-        self._decoding = ThreadPoolExecutor(2, thread_name_prefix="decoding")
-        for name, about, value in (
-            ("waiting_images", "Images that wait to be judged.", lambda: self.waiting),
-            ("review_waiting", "Images that wait for a person.", lambda: self.queue.waiting),
-        ):
-            self.metrics.gauge(name, about, value)
-
-    @asynccontextmanager
-    async def running(self, app: FastAPI) -> AsyncIterator[None]:
-        """While the service runs."""
-        self._batcher = Batcher(self.backend.judge, self._keep, self.limits, told=self._batch_done)
-        try:
-            yield
-        finally:
-            await self._batcher.close()
-            self._decoding.shutdown()
-            self.queue.close()
-
-    @property
-    def waiting(self) -> int:
-        """How many images wait to be judged."""
-        return 0 if self._batcher is None else self._batcher.waiting
-
-    @property
-    def alive(self) -> bool:
-        """Whether it judges."""
-        return self._batcher is not None and self._batcher.alive
-
-    async def judge(self, x: torch.Tensor) -> Outcome:
-        """What is said of images (B, C, H, W)."""
-        if self._batcher is None:
-            raise RefusalError(429, "starting", "The service is not running yet: try again.")
-        return await self._batcher.submit(x)
-
-    async def decoded(self, work: Callable[[], T]) -> T:
-        """What becomes of a body, worked on beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoding, work)
-
-    def _keep(self, x: torch.Tensor, judged: Judged) -> list[int | None]:
-        names, predictions = self.about.detectors, judged.prediction
-        return self.queue.add(
-            [
-                Rejected(
-                    x[row].float(),
-                    None if predictions is None else int(predictions[row]),
-                    {
-                        name: score
-                        for name, score in zip(names, judged.scores[row].tolist(), strict=True)
-                        if math.isfinite(score)
-                    },
-                )
-                for row in range(len(x))
-            ]
-        )
-
-    def _batch_done(self, count: int, seconds: float) -> None:
-        self.metrics.batch_images.add(count)
-        self.metrics.batch_seconds.add(seconds)
-
-    def told(self, outcome: Outcome) -> dict[str, Any]:
-        """The answer to a request, counted."""
-        judged, names = outcome.judged, self.about.detectors
-        verdicts = []
-        rows = zip(
-            judged.label.tolist(),
-            judged.accepted.tolist(),
-            judged.scores.tolist(),
-            outcome.reviews,
-            strict=True,
-        )
-        for label, accepted, scores, review in rows:
-            self.metrics.verdicts.add(accepted=str(accepted).lower(), label=str(label))
-            for name, score in zip(names, scores, strict=True):
-                above = (score - self.about.thresholds[name]) / self.about.scales[name]
-                self.metrics.excess.add(above, detector=name)
-            finite = [score if math.isfinite(score) else None for score in scores]
-            verdicts.append(
-                {
-                    "label": label,
-                    "accepted": accepted,
-                    "scores": dict(zip(names, finite, strict=True)) if self.show_scores else None,
-                    "review": review,
-                }
-            )
-        return {"verdicts": verdicts}
-
-
 def create_app(
     service: Service, *, key: str | None = None, hosts: frozenset[str] | None = None
 ) -> Gate:
@@ -213,6 +93,8 @@ def create_app(
 
 
 def _problem(status: int, code: str, detail: str) -> JSONResponse:
+    # half of a surrogate pair, which JSON can bring, has no UTF-8
+    detail = detail.encode(errors="replace").decode()
     headers = {"retry-after": "1"} if status == 429 else None
     return JSONResponse({"error": code, "detail": detail}, status, headers=headers)
 
@@ -235,6 +117,11 @@ def _add_errors(app: FastAPI) -> None:
     async def of_http(_request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "malformed")
         return _problem(error.status_code, code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, _error: Exception) -> JSONResponse:
+        # its log has the error, and nobody else is told what broke
+        return _problem(500, "error", "The service failed; see its log.")
 
     @app.exception_handler(ConfigurationError)
     async def out_of_range(_request: Request, error: ConfigurationError) -> JSONResponse:
@@ -279,38 +166,28 @@ def _add_judging(app: FastAPI, service: Service) -> None:
 
 async def _images(request: Request, service: Service) -> torch.Tensor:
     """The images of a request, whichever form they have."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    decoder = service.decoder
+    told = request.headers.get("content-type", "")
+    kind = told.partition(";")[0].strip().lower()
+    decoder, body = service.decoder, await request.body()
+    work: Callable[[], torch.Tensor]
     if kind == "application/json":
-        body = await request.body()
-        if len(body) <= _SMALL:
-            return decoder.array(body)
-        return await service.decoded(lambda: decoder.array(body))
-    if kind == "multipart/form-data":
-        bodies = await _files(request, service.limits)
-        return await service.decoded(lambda: decoder.files(bodies))
-    if kind == "application/octet-stream" or kind.startswith("image/"):
-        body = await request.body()
-        # resizing, a few bytes may hold many pixels
-        if len(body) <= _SMALL and not decoder.resize:
-            return decoder.files([body])
-        return await service.decoded(lambda: decoder.files([body]))
-    raise RefusalError(
-        415,
-        "unknown_content_type",
-        f"Content-Type is {kind or 'missing'}; send application/json, image/png (or another "
-        "image), or multipart/form-data with files.",
-    )
-
-
-async def _files(request: Request, limits: Limits) -> list[bytes]:
-    form = await request.form(max_files=limits.images, max_fields=0)
-    try:
-        return [
-            await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)
-        ]
-    finally:
-        await form.close()
+        work = partial(decoder.array, body)
+    elif kind == "multipart/form-data":
+        work = partial(decoder.form, body, told)
+    elif kind == "application/octet-stream" or kind.startswith("image/"):
+        work = partial(decoder.files, [body])
+    else:
+        raise RefusalError(
+            415,
+            "unknown_content_type",
+            f"Content-Type is {kind or 'missing'}; send application/json, image/png (or another "
+            "image), or multipart/form-data with files.",
+        )
+    # resizing, a few bytes may hold many pixels
+    many_pixels = decoder.resize and kind != "application/json"
+    if len(body) <= _SMALL and not many_pixels:
+        return work()
+    return await service.decoded(work)
 
 
 def _add_review(app: FastAPI, service: Service) -> None:
@@ -323,7 +200,8 @@ def _add_review(app: FastAPI, service: Service) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> dict[str, Any]:
         """Rejected images, in the order in which they came, and how many there are."""
-        return {"counts": queue.counts(), "items": queue.items(state, after=after, limit=limit)}
+        items = queue.items(state, after=after, limit=limit)
+        return {"counts": queue.counts(), "items": [service.shown(item) for item in items]}
 
     @app.get("/review/export", response_class=FileResponse)
     def exported() -> FileResponse:
@@ -348,7 +226,7 @@ def _add_review(app: FastAPI, service: Service) -> None:
         found = queue.item(_in_range(number))
         if found is None:
             raise HTTPException(404, f"There is no item {number}.")
-        return found
+        return service.shown(found)
 
     @app.get("/review/{number}/image", response_class=Response)
     def image(number: int) -> Response:
@@ -404,9 +282,13 @@ def _add_looking(app: FastAPI, service: Service) -> None:
         """Counts and times, for Prometheus."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
+    @cache
+    def listed() -> str:
+        return pages.documentation(app.openapi())
+
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(pages.documentation(app.openapi()), headers=pages.HEADERS)
+        return HTMLResponse(listed(), headers=pages.HEADERS)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:

@@ -48,8 +48,8 @@ class Batcher:
     """Judges what requests bring, in batches, in a thread of its own.
 
     While one batch is judged the next one gathers, so that batches are as large as the load wants
-    them and a single request does not wait. What was rejected is kept (in a second thread) before
-    anybody is answered.
+    them and a single request does not wait. A request is answered once those of its images that
+    were rejected are kept, which happens in a second thread.
 
     Args:
         judge: says what it thinks of images (B, C, H, W); called by one thread at a time.
@@ -123,16 +123,17 @@ class Batcher:
             batch = self._gathered()
             if not batch:
                 continue
-            x = torch.cat([one.x for one in batch])
-            began = time.perf_counter()
             try:
+                x = torch.cat([one.x for one in batch])
+                began = time.perf_counter()
                 judged = await loop.run_in_executor(self._judging, self._judge, x)
+                _check(judged, len(x))
+                if self._told is not None:
+                    self._told(len(x), time.perf_counter() - began)
             except Exception as error:
-                # whoever waits for the answer gets it
+                # whoever waits for the answer gets it, and the next batch is judged
                 self._fail(batch, error)
                 continue
-            if self._told is not None:
-                self._told(len(x), time.perf_counter() - began)
             task = loop.create_task(self._answer(batch, x, judged))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
@@ -155,30 +156,38 @@ class Batcher:
         return batch
 
     async def _answer(self, batch: list[_Waiting], x: torch.Tensor, judged: Judged) -> None:
-        """Keeps what was rejected, then tells everybody."""
-        try:
-            reviews: list[int | None] = [None] * len(x)
-            full: list[bool] = [False] * len(x)
-            rejected = (~judged.accepted).nonzero().flatten()
-            if len(rejected):
-                loop = asyncio.get_running_loop()
-                numbers = await loop.run_in_executor(
-                    self._keeping, self._keep, x[rejected], _rows(judged, rejected)
-                )
-                for row, number in zip(rejected.tolist(), numbers, strict=True):
-                    reviews[row], full[row] = number, number is None
-        except Exception as error:
-            self._fail(batch, error)
-            return
+        """Tells everybody; those of whose images one was rejected once that is kept."""
+        kept_for: list[tuple[_Waiting, slice]] = []
         start = 0
         for one in batch:
             rows = slice(start, start + len(one.x))
             start += len(one.x)
-            self._waiting -= len(one.x)
-            if not one.answer.done():
-                one.answer.set_result(
-                    Outcome(_rows(judged, rows), reviews[rows], refused=any(full[rows]))
-                )
+            if bool(judged.accepted[rows].all()):
+                # a slow disk is no concern of theirs
+                self._tell(one, Outcome(_rows(judged, rows), [None] * len(one.x)))
+            else:
+                kept_for.append((one, rows))
+        if not kept_for:
+            return
+        rejected = (~judged.accepted).nonzero().flatten()
+        try:
+            numbers = await asyncio.get_running_loop().run_in_executor(
+                self._keeping, self._keep, x[rejected], _rows(judged, rejected)
+            )
+        except Exception as error:
+            self._fail([one for one, _ in kept_for], error)
+            return
+        found = dict(zip(rejected.tolist(), numbers, strict=True))
+        for one, rows in kept_for:
+            own = range(rows.start, rows.stop)
+            reviews = [found.get(row) for row in own]
+            refused = any(row in found and found[row] is None for row in own)
+            self._tell(one, Outcome(_rows(judged, rows), reviews, refused))
+
+    def _tell(self, one: _Waiting, outcome: Outcome) -> None:
+        self._waiting -= len(one.x)
+        if not one.answer.done():
+            one.answer.set_result(outcome)
 
     def _fail(self, batch: list[_Waiting], error: Exception) -> None:
         for one in batch:
@@ -196,6 +205,13 @@ class Batcher:
             await asyncio.wait(set(self._answering))
         self._judging.shutdown()
         self._keeping.shutdown()
+
+
+def _check(judged: Judged, count: int) -> None:
+    """That every image was told of, before anybody's answer is taken from it."""
+    said = [len(column) for column in (judged.label, judged.accepted, judged.scores)]
+    if said != [count] * len(said):
+        raise RuntimeError(f"Of {count} images that were judged, {said} were told of.")
 
 
 def _rows(judged: Judged, rows: slice | torch.Tensor) -> Judged:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
-import logging
 import os
 import socket
 from collections.abc import Callable
@@ -62,9 +61,10 @@ def serve(
             that others reach is without a key.
         CheckpointError: the guard or the queue is damaged.
     """
-    for package in ("fastapi", "uvicorn", "python_multipart"):
+    for package in ("fastapi", "uvicorn"):
         _needed(package)
-    from notsure.serving.app import Service, create_app
+    from notsure.serving.app import create_app
+    from notsure.serving.service import Service
 
     limits = limits or Limits()
     key = checked_key(os.environ.get(KEY), host)
@@ -87,8 +87,6 @@ def serve(
     for line in lines:
         if told is not None:
             told(line)
-    # it would tell of every malformed form, and strangers could fill the log
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     with listening:
         server_of(app, limits).run(sockets=[listening])
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 from collections.abc import Sequence
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
@@ -17,12 +19,24 @@ from notsure.core.checks import check_images
 from notsure.core.errors import ConfigurationError, InputError
 from notsure.purifiers.base import Shape
 from notsure.serving.limits import Limits, RefusalError
+from notsure.serving.multipart import files_of
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Of image files; decoders that nobody needs are not offered to strangers."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+"""Of image files. Others are not offered to strangers: a TIFF's tiles may be as large as memory
+whatever the size of its image, and the text of a PPM takes a time that grows with its square."""
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-_DEEPEST = 65535
+_BRIGHTEST = 65535
+_JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"
+_SCANS, _BYTES_A_SCAN = 100, 1 << 15
+"""How often a JPEG may go over its pixels (about 10 times is usual): so often, and once more for so
+many bytes, in which what looks like the mark of a scan occurs by chance."""
+
+_DEEPEST = 4
+"""Lists within lists: images, channels, rows, columns."""
+
+_KEYS = 1000
+"""How many names an object may have beside its images."""
 
 
 def pillow() -> ModuleType:
@@ -60,6 +74,15 @@ class Decoder:
         Raises:
             RefusalError: it is not JSON, no such array, or its numbers are no images in [0,1].
         """
+        values = self.limits.images * math.prod(self.shape)
+        if body.count(b",") > values + _KEYS:
+            # found out before millions of them are made objects
+            raise RefusalError(
+                413,
+                "too_many_images",
+                f"The body holds more numbers than {self.limits.images} images of shape "
+                f"{self.shape} have: send them in several requests.",
+            )
         try:
             # pydantic's parser takes a third of the time of Python's own
             content = from_json(body, allow_inf_nan=False)
@@ -75,6 +98,14 @@ class Decoder:
                 )
             content = content[found[0]]
         return self._checked(self._placed(_numbers(content)))
+
+    def form(self, body: bytes, content_type: str) -> torch.Tensor:
+        """Images (B, C, H, W) of the files of a multipart form.
+
+        Raises:
+            RefusalError: it is no form of files, or see `files`.
+        """
+        return self.files(files_of(body, content_type, most=self.limits.images))
 
     def files(self, bodies: Sequence[bytes]) -> torch.Tensor:
         """Images (B, C, H, W) of image files, one each.
@@ -127,6 +158,13 @@ class Decoder:
 
     def _file(self, body: bytes, index: int) -> torch.Tensor:
         where = f"Image {index}"
+        if body.startswith(_JPEG) and body.count(_SCAN) > _SCANS + len(body) // _BYTES_A_SCAN:
+            raise RefusalError(
+                422,
+                "damaged_image",
+                f"{where} goes over its pixels {body.count(_SCAN)} times, and each time takes as "
+                "long as decoding it: save it again.",
+            )
         try:
             with self._pillow.open(io.BytesIO(body), formats=FORMATS) as image:
                 self._check_dimensions(image.size, where)
@@ -176,7 +214,7 @@ class Decoder:
                 f"takes {rows}x{columns}. Resize it as the guard's own images were, or start the "
                 "service with --resize.",
             )
-        image = _eight_bits(image, where)
+        image = _eight_bits(image)
         if "transparency" in image.info:
             # straight to RGB, PIL warns about some transparent palettes
             image = image.convert("RGBA")
@@ -188,31 +226,55 @@ class Decoder:
 
 
 def _numbers(content: Any) -> npt.NDArray[np.float32]:
-    """The array of a nested list, float32."""
+    """The array of a nested list, float32.
+
+    The lists are taken apart here. numpy would give every number the room of the longest text among
+    them, so that a small body could ask for any amount of memory.
+    """
     if not isinstance(content, list):
         raise RefusalError(422, "no_images", "Images are (nested) lists of numbers in [0,1].")
-    try:
-        array = np.asarray(content)
-        if array.dtype.kind not in "iuf":
-            raise RefusalError(
-                422,
-                "not_an_image",
-                f"Images are lists of numbers in [0,1]; these hold {_held(array)}.",
-            )
-        # what overflows becomes infinite, which is told as such
-        with np.errstate(over="ignore"):
-            return array.astype(np.float32)
-    except (ValueError, OverflowError, TypeError) as error:
+    shape: list[int] = []
+    level: list[Any] = [content]
+    kinds: set[type] = {list}
+    while kinds == {list} and len(shape) < _DEEPEST:
+        sizes = set(map(len, level))
+        if len(sizes) > 1:
+            raise _uneven()
+        shape.append(sizes.pop())
+        level = list(chain.from_iterable(level))
+        kinds = set(map(type, level))
+    if list in kinds:
+        raise _uneven()
+    if not kinds <= {int, float}:
+        held = ", ".join(sorted(_HELD.get(kind, kind.__name__) for kind in kinds - {int, float}))
         raise RefusalError(
-            422,
-            "wrong_shape",
-            "The lists differ in length or depth, so that they are no array of images.",
+            422, "not_an_image", f"Images are lists of numbers in [0,1]; these hold {held}."
+        )
+    try:
+        array = np.fromiter(level, np.float64, len(level))
+    except OverflowError as error:
+        raise RefusalError(
+            422, "not_an_image", "Images are numbers in [0,1]; one is too large for a float."
         ) from error
+    # what overflows becomes infinite, which is told as such
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32).reshape(shape)
 
 
-def _held(array: npt.NDArray[Any]) -> str:
-    return {"U": "texts", "b": "true and false", "O": "something else or nothing"}.get(
-        array.dtype.kind, str(array.dtype)
+_HELD: dict[type, str] = {
+    str: "texts",
+    bool: "true or false",
+    dict: "objects",
+    type(None): "nulls",
+}
+
+
+def _uneven() -> RefusalError:
+    return RefusalError(
+        422,
+        "wrong_shape",
+        f"The lists differ in length or depth, or lie more than {_DEEPEST} deep, so that they are "
+        "no array of images.",
     )
 
 
@@ -220,23 +282,11 @@ def _unknown(error: Exception) -> bool:
     return type(error).__name__ == "UnidentifiedImageError"
 
 
-def _eight_bits(image: Any, where: str) -> Any:
+def _eight_bits(image: Any) -> Any:
     """A grey image of 16 bits as one of 8; others as they are."""
-    if image.mode == "F":
-        raise RefusalError(
-            422,
-            "damaged_image",
-            f"{where} holds floats, whose range nobody knows: save it with 8 or 16 bits.",
-        )
     if image.mode not in _SIXTEEN_BITS:
         return image
     from PIL import Image
 
-    array = np.asarray(image, dtype=np.int64)
-    if array.min() < 0 or array.max() > _DEEPEST:
-        raise RefusalError(
-            422,
-            "damaged_image",
-            f"{where} has more than 16 bits a pixel: save it with 8 or 16.",
-        )
-    return Image.fromarray(np.rint(array * (255 / _DEEPEST)).astype(np.uint8))
+    array = np.asarray(image, dtype=np.float64)
+    return Image.fromarray(np.rint(array * (255 / _BRIGHTEST)).astype(np.uint8))

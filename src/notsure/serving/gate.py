@@ -24,6 +24,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
 """What is answered without a key: nothing of these tells anything of what was judged."""
 
+WATCHING_PATHS = ("/health", "/metrics")
+"""What is answered however much there is to do: who watches has to see just that."""
+
 _DRAIN_SECONDS = 1.0
 _GONE = 499
 """The status under which requests are counted whose client went away."""
@@ -82,17 +85,16 @@ class Gate:
                 status = message["status"]
             await send(message)
 
-        self._active += 1
         body = bytearray()
         try:
             try:
                 self._admit(scope)
-                await self._read(scope, receive, body)
+                await self._read(receive, body)
             except RefusalError as refusal:
                 await self._drain(scope, receive)
                 await _refuse(telling, refusal)
                 return
-            await self._app(scope, _replayed(bytes(body), receive), telling)
+            await self._answer(scope, _replayed(bytes(body), receive), telling)
         except _GoneError:
             status = _GONE
         except Exception:
@@ -103,9 +105,30 @@ class Gate:
                     telling, RefusalError(500, "error", "The service failed; see its log.")
                 )
         finally:
-            self._active -= 1
             self._buffered -= len(body)
             self._count(scope, status or _GONE, time.perf_counter() - began)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands a whole request on, where there is room for another one.
+
+        Who has not sent all of his does not take anybody's room.
+        """
+        if self._active >= self._limits.requests and scope["path"] not in WATCHING_PATHS:
+            await _refuse(
+                send,
+                RefusalError(
+                    429,
+                    "too_many_requests",
+                    f"{self._limits.requests} requests are worked on at a time: try again in a "
+                    "second.",
+                ),
+            )
+            return
+        self._active += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._active -= 1
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         path: str = scope["path"]
@@ -124,16 +147,10 @@ class Gate:
                 f"This service is called {' or '.join(sorted(self._hosts))}; with an API key "
                 "(NOTSURE_API_KEY) it may be called anything.",
             )
-        if scope["method"] == "POST" and headers.get(b"sec-fetch-site") == b"cross-site":
+        if _is_foreign(scope["method"], headers):
             raise RefusalError(403, "cross_site", "Pages of other sites may not ask in your name.")
         if self._key is not None and scope["path"] not in OPEN_PATHS:
             self._check_key(headers)
-        if self._active > self._limits.requests:
-            raise RefusalError(
-                429,
-                "too_many_requests",
-                f"{self._limits.requests} requests are worked on at a time: try again in a second.",
-            )
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > self._limits.body_bytes:
             raise self._too_large()
@@ -157,7 +174,7 @@ class Gate:
             f"A body may have {self._limits.body_bytes} bytes: send fewer or smaller images.",
         )
 
-    async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> None:
+    async def _read(self, receive: Receive, body: bytearray) -> None:
         """Reads the body within its time."""
         try:
             await asyncio.wait_for(self._read_all(receive, body), self._limits.body_seconds)
@@ -212,6 +229,18 @@ def _host_of(header: bytes) -> str:
     if text.startswith("["):
         return text.partition("]")[0][1:]
     return text.partition(":")[0]
+
+
+def _is_foreign(method: str, headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser asks for a page of another origin, as far as it tells."""
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        # a link from elsewhere may be followed; a page of another port is another's as well
+        followed = method == "GET" and headers.get(b"sec-fetch-mode") == b"navigate"
+        return site not in (b"same-origin", b"none") and not followed
+    # browsers that do not tell the site, or not to an address without TLS, tell the origin
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -46,7 +47,8 @@ class Counter:
 
     def lines(self, name: str) -> list[str]:
         """As Prometheus reads it."""
-        return [f"{name}{_text(labels)} {value:g}" for labels, value in self._values.items()]
+        # every digit of it, since a rate is a small difference of large counts
+        return [f"{name}{_text(labels)} {value:.17g}" for labels, value in self._values.items()]
 
 
 class Gauge:
@@ -73,13 +75,16 @@ class Histogram:
         self._sums: dict[_Labels, float] = defaultdict(float)
 
     def add(self, value: float, **labels: str) -> None:
-        """Takes in a value; one that is not a number counts as above every bound."""
+        """Takes in a value; one that is not a number counts as above every bound.
+
+        What is not finite is left out of the sum, which would never recover.
+        """
         key = tuple(labels.items())
         counts = self._counts.setdefault(key, [0] * (len(self._bounds) + 1))
         # a value equal to a bound is within it; NaN compares as above everything
         place = bisect_left(self._bounds, value) if value == value else len(self._bounds)
         counts[place] += 1
-        self._sums[key] += value
+        self._sums[key] += value if math.isfinite(value) else 0.0
 
     def lines(self, name: str) -> list[str]:
         """As Prometheus reads it."""
@@ -89,7 +94,7 @@ class Histogram:
             for bound, count in zip((*map(str, self._bounds), "+Inf"), counts, strict=True):
                 total += count
                 found.append(f"{name}_bucket{_text((*labels, ('le', bound)))} {total}")
-            found.append(f"{name}_sum{_text(labels)} {self._sums[labels]:.9g}")
+            found.append(f"{name}_sum{_text(labels)} {self._sums[labels]:.17g}")
             found.append(f"{name}_count{_text(labels)} {total}")
         return found
 

@@ -11,6 +11,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from notsure.serving.limits import Limits
 
+_LATE = 0.5
+"""Seconds; a clock that rings so much later says that the whole machine stood still."""
+
 
 class PatientProtocol(H11Protocol):
     """uvicorn's protocol, for clients that are slow or too many.
@@ -25,6 +28,7 @@ class PatientProtocol(H11Protocol):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._head_due, self._head_excused = 0.0, False
         self._send_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
 
@@ -75,11 +79,17 @@ class PatientProtocol(H11Protocol):
 
     def _expect_head(self) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.limits.header_seconds, self._too_slow)
+            self._head_due = self.loop.time() + self.limits.header_seconds
+            self._head_timer = self.loop.call_at(self._head_due, self._too_slow)
 
     def _too_slow(self) -> None:
         self._head_timer = None
-        if self._between_requests() and not self.transport.is_closing():
+        late = self.loop.time() - self._head_due > _LATE
+        if late and not self._head_excused:
+            # the client may have stood still as well: once it gets its time again
+            self._head_excused = True
+            self._expect_head()
+        elif self._between_requests() and not self.transport.is_closing():
             seconds = f"{self.limits.header_seconds:g}"
             self._refuse(408, "too_slow", f"The head of a request has to come within {seconds} s.")
 
@@ -102,7 +112,7 @@ class PatientProtocol(H11Protocol):
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
-            self._head_timer = None
+            self._head_timer, self._head_excused = None, False
 
     def _stop_send_timer(self) -> None:
         if self._send_timer is not None:

@@ -88,6 +88,7 @@ class ReviewQueue:
         writable_folder(self.path.parent)
         # one thread writes while others read, and readers do not keep the writer waiting
         self._writing, self._reading = threading.Lock(), threading.Lock()
+        self._waiting = 0
         try:
             self._writer, self._reader = self._connection(), self._connection()
             self._begin()
@@ -131,12 +132,16 @@ class ReviewQueue:
     def _transaction(self) -> Iterator[None]:
         with self._writing:
             self._writer.execute("BEGIN IMMEDIATE")
+            waiting = self._waiting
             try:
                 yield
+                self._writer.execute("COMMIT")
             except BaseException:
-                self._writer.execute("ROLLBACK")
+                self._waiting = waiting
+                # SQLite undoes some failures by itself, such as a full disk
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
                 raise
-            self._writer.execute("COMMIT")
 
     def _one(self, query: str, *values: Any) -> Any:
         with self._reading:
