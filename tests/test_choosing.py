@@ -71,6 +71,7 @@ def test_parts_are_written_as_people_write_them() -> None:
         ("lid(neighbors=3)", "Did you mean 'neighbours'"),
         ("lid(3)", "cannot be read"),
         ("lid(neighbours=open('x'))", "cannot be read"),
+        ("lid(neighbours={[]: 1})", "cannot be read"),
         ("lid + lid", "twice"),
         ("kdensity +", "cannot be read"),
         ("__import__('os').system('true')", "cannot be read"),
@@ -171,12 +172,12 @@ def test_the_good_one_wins_and_the_clearly_worse_is_dropped(
     by_name = {one.name: one for one in found}
     best, plain, bare = by_name["hardened"], by_name["plain"], by_name[BARE]
     assert best.score > plain.score + 0.2
-    assert (best.clean_accuracy.n, best.folds, best.looks) == (60, 2, 2)
+    assert (best.clean_accuracy.n, best.folds, best.looked) == (60, 2, (1, 2))
     assert best.doubts == ()
     assert (plain.clean_accuracy.n, plain.folds) == (30, 1)
     assert plain.dropped.startswith("dropped after fold 1: hardened withstood more on")
     # the network by itself is there to the end, for comparison
-    assert (bare.folds, bare.looks, bare.dropped) == (2, 0, "")
+    assert (bare.folds, bare.looked, bare.dropped) == (2, (), "")
     for one in found:
         for before, after in zip(one.oblivious, one.white_box, strict=True):
             # who knows the guard can do what those can who do not
@@ -199,7 +200,7 @@ def test_who_is_ahead_for_lack_of_a_way_through_is_set_aside(
     grid = next(one for one in found if one.name == "grid")
     # the suite breaks nothing, and a closer look does not believe it
     assert grid.score > 0.9
-    assert (grid.folds, grid.looks) == (1, 1)
+    assert (grid.folds, grid.looked) == (1, (1,))
     assert any(doubt.startswith("survives-unbounded: ") for doubt in grid.doubts)
     assert found[-1] is grid
     settings = Settings(fpr=0.02, eps=(0.1, 0.2), folds=2, count=60)
@@ -351,6 +352,15 @@ def test_the_better_in_cross_validation_is_taken(fitted: Fitted) -> None:
     assert entry["budgets"][0]["white_box"]["n"] == 20
     assert "the network by itself" in told["because"]
     assert "p = " in told["because"]
+    # its figures on test images, which had no say in the choice, are told beside those that had
+    examined = told["examined"]
+    assert examined["suite"] == fitted.records.meta["suite"]
+    rows = [row for row in robustness(fitted.records) if row.attack == WORST_CASE]
+    assert [
+        (one["guard"], one["threat"], one["eps"], one["lenient"]["value"], one["strict"]["count"])
+        for one in examined["worst_cases"]
+    ] == [(row.guard, row.threat, row.eps, row.lenient.value, row.strict.count) for row in rows]
+    assert told["data"]["sizes"] == fitted.split.record.sizes
 
 
 def test_the_card_has_the_figures_of_the_records(fitted: Fitted) -> None:
@@ -388,6 +398,33 @@ def test_the_same_command_goes_on_and_another_is_refused(fitted: Fitted, checkpo
     assert again.because == fitted.because
     with pytest.raises(CheckpointError, match="holds another run"):
         _fit(checkpoint, fitted.folder, eps=["0.12"])
+
+
+def test_a_guard_that_is_refused_leaves_the_folder_as_it_was(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    made = _fit(checkpoint, tmp_path / "guard", detectors=["confidence"], count=4)
+    card = (made.folder / CARD).read_text()
+    with pytest.raises(CheckpointError, match="holds another run"):
+        _fit(checkpoint, made.folder, detectors=["confidence"], count=4, fpr=0.2)
+    again = ns.Guard.load(made.folder)
+    assert again.calibration == made.guard.calibration
+    assert (made.folder / CARD).read_text() == card
+
+
+def test_a_wrong_setting_is_told_before_anything_is_trained(
+    checkpoint: Path, tmp_path: Path, digits: Digits
+) -> None:
+    for wrong in ("lid(neighbours=0)", "reconstruction-error(of=denoiser, p=0)"):
+        with pytest.raises(ConfigurationError):
+            fit_guard(
+                of_training(checkpoint),
+                digits.split,
+                tmp_path / "none",
+                detectors=[wrong],
+                purifiers=["denoiser"],
+            )
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_purifier_is_trained_and_saved_with_the_guard(
@@ -484,11 +521,15 @@ def test_models_that_cannot_be_guarded_are_told_at_once(
         {"norm": "l1"},
         {"norm": "l2"},
         {"folds": 1},
+        {"suite": "fast"},
+        {"threats": ["white-box", "magic"]},
+        {"detectors": ["confidence", "kdensity"], "fpr": 0.001},
         {"purifier_epochs": 0},
         {"threats": ["oblivious"]},
     ):
         with pytest.raises(ConfigurationError):
             fit_guard(loaded, digits.split, tmp_path / "none", **wrong)
+    assert not (tmp_path / "none").exists()
     plain = tmp_path / "plain.safetensors"
     save_tensors(plain, fresh.state_dict())
     with pytest.raises(CheckpointError, match="weights and no network"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from notsure.attacks import Attack, Square
+from notsure.choosing.named import file_name
 from notsure.choosing.results import Result, Settings
 from notsure.data import Images
 from notsure.evaluation import Records, evaluate, suite_plan
@@ -107,7 +107,6 @@ def looked_closer(
         threats=[WhiteBox.name],
     )
     longer = [_longer(attack) for _, attack in plan if attack.budget is not None]
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     records = evaluate(
         {name: guard},
         images.x,
@@ -118,7 +117,7 @@ def looked_closer(
         },
         threats=[QueryScores.name, WhiteBox.name],
         probes=len(images),
-        out=None if folder is None else folder.with_name(f"{folder.name}-{slug}"),
+        out=None if folder is None else folder.with_name(f"{folder.name}-{file_name(name)}"),
         progress=progress,
         **_common(settings),
     )

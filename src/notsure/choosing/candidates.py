@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from notsure.choosing.named import AUTO, DETECTORS, PURIFIERS, Named, detectors_in, purifier_in
-from notsure.classifier import Classifier
 from notsure.core.errors import ConfigurationError
-from notsure.guard import Guard
-from notsure.purifiers import Purifier
 
 BARE = "no guard"
 """What the network by itself is called."""
@@ -49,18 +46,15 @@ class Candidate:
         own = [self.purifier, *(one.own_purifier for one in self.detectors)]
         return tuple(one for one in own if one is not None)
 
-    def build(self, classifier: Classifier, trained: Mapping[str, Purifier]) -> Guard:
-        """The guard around a classifier, not fitted yet.
+    def check(self) -> None:
+        """Builds the parts once, so that a wrong setting is told before anything is trained.
 
-        Args:
-            classifier: what is guarded.
-            trained: the purifiers, by what they are written as.
+        Raises:
+            ConfigurationError: a setting is out of range or of another type.
         """
-        return Guard(
-            classifier,
-            [one.build(trained) for one in self.detectors],
-            purifier=None if self.purifier is None else trained[str(self.purifier)],
-        )
+        untrained = {str(one): one.build() for one in self.purifiers}
+        for one in self.detectors:
+            one.build(untrained)
 
 
 def candidates(
@@ -85,12 +79,16 @@ def candidates(
         else:
             fronts.append(purifier_in(text))
     found = [one for front in fronts for one in _behind(front, detectors)]
-    unique = tuple({one.name: one for one in found if not one.bare}.values())
+    unique: dict[str, Candidate] = {}
+    for one in found:
+        # what was asked for by its name is not left out for being one of auto as well
+        if not one.bare and (one.name not in unique or unique[one.name].optional):
+            unique[one.name] = one
     if not unique:
         raise ConfigurationError(
             "Without detector and purifier there is no guard: give --detector or --purifier."
         )
-    return unique
+    return tuple(unique.values())
 
 
 def _behind(front: Named | None, detectors: Iterable[str]) -> list[Candidate]:

@@ -54,7 +54,9 @@ def _lines(fitted: Fitted, command: str, model: str) -> Iterator[str]:
         "",
         f"# {fitted.loaded.name}, guarded by {fitted.name}",
         "",
-        "An image classifier that answers NOT SURE where an image looks tampered with.",
+        "An image classifier that answers NOT SURE where an image looks tampered with."
+        if fitted.guard.rejects
+        else "An image classifier that cleans images before it classifies them. It always answers.",
         "",
     )
     yield from _what(fitted, command)
@@ -178,9 +180,11 @@ def _chosen(fitted: Fitted) -> Iterator[str]:
         f"By {settings.folds}-fold cross-validation over the calibration images: thresholds set on "
         "all folds but one, images of that one attacked. Adaptive is the worst case over attacks "
         "that know the guard and those that do not, lenient, in per cent. Whoever was ahead after "
-        f"a fold was attacked again with {LONGER} times the steps and with Square, and set aside "
-        "if there were signs that this was not enough either. The best of many looks a little "
-        f"better here than it is; the figures above are free of that. See `{CHOICE}`.",
+        f"a fold was attacked again, with {LONGER} times the steps and with Square, on the images "
+        "of every fold so far, and set aside if there were signs that this was not enough "
+        "either; the others had no such look, and may withstand less than they seem to. The best "
+        "of many looks a little better here than it is; the figures above are free of that. See "
+        f"`{CHOICE}`.",
         "",
     )
     if fitted.results:
@@ -224,10 +228,14 @@ def _limits(fitted: Fitted) -> Iterator[str]:
         "rotations and images of no class at all.",
         "- Whether the network itself was trained on any of these images is for its owner to know: "
         "if it was, calibrate and examine it on others.",
-        "- The share of clean images that it rejects holds for images like those that it was "
-        "calibrated on; of others it may reject many more. Calibrate it again where they change.",
-        "- Stronger attacks may find more: `notsure.evaluate(guard, x, y, suite='full', ...)`.",
     )
+    if fitted.guard.rejects:
+        yield (
+            "- The share of clean images that it rejects holds for images like those that it was "
+            "calibrated on; of others it may reject many more. Calibrate it again where they "
+            "change."
+        )
+    yield "- Stronger attacks may find more: `notsure.evaluate(guard, x, y, suite='full', ...)`."
 
 
 def _budget(row: RobustnessRow) -> str:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+import notsure
 from notsure.adapters import Loaded
 from notsure.choosing.candidates import BARE, Candidate, candidates
-from notsure.choosing.cross_validation import cross_validated
+from notsure.choosing.cross_validation import check_folds, cross_validated
 from notsure.choosing.preparing import Workshop
 from notsure.choosing.results import Result, Settings
-from notsure.choosing.telling import chosen_because, numbers_of
+from notsure.choosing.telling import chosen_because, numbers_of, worst_cases
 from notsure.classifier import Classifier
 from notsure.core.checks import parse_size
-from notsure.core.errors import ConfigurationError, InputError, UnsupportedError
+from notsure.core.errors import ConfigurationError, UnsupportedError
 from notsure.core.state import undisturbed
 from notsure.core.storage import save_json, writable_folder
 from notsure.data import Images, Split
-from notsure.evaluation import Records, evaluate
+from notsure.evaluation import Records, conclusions, evaluate
 from notsure.evaluation.intervals import Rate, wilson
 from notsure.evaluation.sanity import CHANCE_MARGIN
 from notsure.evaluation.threats import NAMES, WhiteBox
@@ -130,6 +131,8 @@ def fit_guard(
         NotSureError: anything that does not fit, with its cause and remedy.
     """
     wanted = candidates(detectors, purifiers)
+    for one in wanted:
+        one.check()
     settings = Settings(
         fpr=_share(fpr),
         eps=_budgets(eps, norm, split.train),
@@ -147,6 +150,12 @@ def fit_guard(
         )
     if purifier_epochs is not None and purifier_epochs < 1:
         raise ConfigurationError(f"purifier_epochs is at least 1; got {purifier_epochs}.")
+    if unknown := [name for name in threats if name not in NAMES]:
+        raise ConfigurationError(
+            f"There is no threat {unknown[0]!r}. There are: {', '.join(NAMES)}."
+        )
+    if len(wanted) > 1:
+        check_folds(len(split.calibration), settings)
     classifier = _classifier(loaded)
     clean_accuracy(classifier, split.calibration, batch_size=batch_size)
     folder = writable_folder(out)
@@ -164,7 +173,6 @@ def fit_guard(
     name = _best(results, guards, left_out)
     because = chosen_because(results, name, settings) if len(wanted) > 1 else ""
     guard = guards[name].calibrate(split.calibration, fpr=fpr, batch_size=batch_size)
-    guard.save(folder)
     test = drawn(split.test, count, seed)
     # beside the network by itself, so that it can be seen what the guard adds
     records = evaluate(
@@ -182,6 +190,8 @@ def fit_guard(
         out=folder / EXAMINED,
         progress=progress,
     )
+    # not before: a folder that holds another guard's figures has refused by now
+    guard.save(folder)
     fitted = Fitted(
         guard=guard,
         name=name,
@@ -271,12 +281,9 @@ def _compared(
 ) -> tuple[list[Result], dict[str, str]]:
     if len(wanted) == 1:
         return [], {}
-    held_out = split.calibration
-    if len(held_out) < settings.folds:
-        raise InputError(f"{len(held_out)} calibration images make no {settings.folds} folds.")
     return cross_validated(
         {**guards, BARE: Guard(classifier)},
-        held_out,
+        split.calibration,
         settings,
         kept=[BARE],
         optional=[one.name for one in wanted if one.optional],
@@ -312,6 +319,19 @@ def _choice(fitted: Fitted) -> dict[str, Any]:
         "settings": {**vars(fitted.settings), "eps": list(fitted.settings.eps)},
         "candidates": [numbers_of(one, fitted.settings) for one in fitted.results],
         "left_out": dict(fitted.left_out),
+        "examined": {
+            "suite": fitted.records.meta["suite"],
+            "worst_cases": worst_cases(fitted.records),
+            "conclusions": [asdict(one) for one in conclusions(fitted.records)],
+        },
+        "data": {
+            "source": fitted.source,
+            "how": fitted.split.record.how,
+            "seed": fitted.split.record.seed,
+            "sizes": fitted.split.record.sizes,
+        },
+        "model": fitted.loaded.origin,
+        "versions": {"notsure": notsure.__version__, "torch": torch.__version__},
     }
 
 

@@ -182,7 +182,7 @@ def _value(node: ast.expr, setting: str, text: str) -> Any:
         return _named(node, PURIFIERS, "purifier", text)
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise _unreadable(text) from error
 
 
@@ -202,6 +202,11 @@ def _kind(name: str, known: Mapping[str, type[Any]], what: str) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def file_name(text: str) -> str:
+    """A part or a guard as it is written, in letters that suit a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _settings_of(kind: type[Any]) -> list[str]:

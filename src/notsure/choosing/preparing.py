@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from notsure.choosing.candidates import Candidate
-from notsure.choosing.named import Named
+from notsure.choosing.named import Named, file_name
 from notsure.classifier import Classifier
 from notsure.core.errors import NotSureError
 from notsure.data import Images
@@ -81,12 +80,11 @@ class Workshop:
     def _trained(self, named: Named) -> Purifier:
         purifier: Purifier = named.build()
         self.folder.mkdir(parents=True, exist_ok=True)
-        slug = re.sub(r"[^a-z0-9]+", "-", str(named).lower()).strip("-")
         purifier.fit(
             self.train,
             classifier=self.classifier,
             recipe=self._recipe(purifier),
-            checkpoint=self.folder / f"{slug}.safetensors",
+            checkpoint=self.folder / f"{file_name(str(named))}.safetensors",
             progress=self.progress,
         )
         return purifier

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ from notsure.evaluation.evidence import Duel, duel
 from notsure.evaluation.grouping import Bools
 from notsure.evaluation.intervals import rate_of
 from notsure.evaluation.outcomes import Outcomes
+from notsure.evaluation.suites import check_suite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ class Settings:
         batch_size: how many images are attacked at a time.
 
     Raises:
-        ConfigurationError: there are fewer than 2 folds, or fewer images than folds.
+        ConfigurationError: there is no such suite, there are fewer than 2 folds, or fewer images
+            than folds.
     """
 
     fpr: float
@@ -43,6 +47,7 @@ class Settings:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
+        check_suite(self.suite)
         if self.folds < 2:
             raise ConfigurationError(f"Cross-validation takes at least 2 folds; got {self.folds}.")
         if self.count < self.folds:
@@ -60,8 +65,9 @@ class Result:
         oblivious: at each eps, what the attacks that know nothing of the guard leave.
         white_box: at each eps, what all attacks leave, those that know the guard included.
         folds: in how many it took part.
-        looks: in how many of these it was ahead, and attacked with more effort for that.
+        looked: the numbers of those in which it was attacked with more effort, for being ahead.
         dropped: why it was dropped after a fold; empty where it was not.
+        behind: the name of the one that it was dropped for; empty where it was not.
         doubts: the signs that even then the attacks were weaker than they look.
     """
 
@@ -69,8 +75,9 @@ class Result:
     oblivious: tuple[Outcomes, ...]
     white_box: tuple[Outcomes, ...]
     folds: int = 1
-    looks: int = 0
+    looked: tuple[int, ...] = ()
     dropped: str = ""
+    behind: str = ""
     doubts: tuple[str, ...] = ()
 
     @property
@@ -89,9 +96,15 @@ class Result:
         return rate_of(self.white_box[0].rejected)
 
     @property
-    def score(self) -> float:
+    def share(self) -> Fraction:
         """Robust accuracy, lenient, in the worst case over all attacks, a mean over the eps."""
-        return float(np.mean([1 - one.fooled.mean() for one in self.white_box]))
+        cases = len(self.white_box) * len(self.white_box[0].fooled)
+        return Fraction(int(self.withstood().sum()), cases)
+
+    @property
+    def score(self) -> float:
+        """The same as a float."""
+        return float(self.share)
 
     def withstood(self) -> npt.NDArray[np.int64]:
         """At how many of the eps each image is withstood, int64 (n,)."""
@@ -106,13 +119,18 @@ class Result:
             folds=self.folds + other.folds,
         )
 
-    def with_look(self, found: tuple[Outcomes, ...], doubts: tuple[str, ...]) -> Result:
-        """With what more effort has come to on the images of the last fold."""
+    def with_look(
+        self, fold: int, start: int, found: tuple[Outcomes, ...], doubts: tuple[str, ...]
+    ) -> Result:
+        """With what more effort has come to on the images of a fold, which begin at `start`."""
         return replace(
             self,
-            white_box=tuple(map(_worse, self.white_box, found)),
-            looks=self.looks + 1,
-            doubts=doubts,
+            white_box=tuple(
+                _worse(before, own, start)
+                for before, own in zip(self.white_box, found, strict=True)
+            ),
+            looked=(*self.looked, fold),
+            doubts=(*self.doubts, *doubts),
         )
 
 
@@ -120,16 +138,29 @@ def compared(first: Result, second: Result) -> Duel:
     """Two candidates on the images that both were attacked with.
 
     `gained` counts the images that the first withstands at more of the eps, `lost` those that the
-    second does; p is how often the first would be ahead by as much if both were equally good.
+    second does; p is that of the paired sign test, one-sided: how often the first would be ahead
+    by as much if both were equally good.
     """
     n = min(len(first.withstood()), len(second.withstood()))
     one, other = first.withstood()[:n], second.withstood()[:n]
     return duel(one > other, other > one, np.ones(n, bool))
 
 
-def ranked(results: list[Result]) -> list[Result]:
-    """Best first: those that were believed to the end, those that were dropped, the doubtful."""
-    return sorted(results, key=lambda one: (bool(one.doubts), bool(one.dropped), -one.score))
+def ranked(results: Sequence[Result]) -> list[Result]:
+    """Best first: those that were believed to the end, those that were dropped, the doubtful.
+
+    Of two that withstand the same the one is first that gets more clean images right; of equals in
+    that as well the one that came first.
+    """
+    return sorted(
+        results,
+        key=lambda one: (
+            bool(one.doubts),
+            bool(one.dropped),
+            -one.share,
+            -one.clean_accuracy.value,
+        ),
+    )
 
 
 def _joined(first: Outcomes, second: Outcomes) -> Outcomes:
@@ -139,10 +170,10 @@ def _joined(first: Outcomes, second: Outcomes) -> Outcomes:
     return Outcomes(both("right"), both("rejected"), both("fooled"), both("held"))
 
 
-def _worse(before: Outcomes, found: Outcomes) -> Outcomes:
-    """What is left where the last images met further attacks."""
+def _worse(before: Outcomes, found: Outcomes, start: int) -> Outcomes:
+    """What is left where the images from `start` on met further attacks."""
     fooled, held = before.fooled.copy(), before.held.copy()
-    own = slice(len(fooled) - len(found.fooled), None)
+    own = slice(start, start + len(found.fooled))
     fooled[own] |= found.fooled
     held[own] &= found.held
     return Outcomes(before.right, before.rejected, fooled, held)

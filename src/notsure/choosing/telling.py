@@ -8,7 +8,7 @@ from typing import Any
 
 from notsure.choosing.candidates import BARE
 from notsure.choosing.results import Result, Settings, compared
-from notsure.evaluation import Rate
+from notsure.evaluation import WORST_CASE, Rate, Records, robustness
 from notsure.evaluation.evidence import Duel
 from notsure.evaluation.intervals import rate_of
 
@@ -39,10 +39,28 @@ def numbers_of(result: Result, settings: Settings) -> dict[str, Any]:
         "clean_rejection": asdict(result.clean_rejection),
         "budgets": budgets,
         "folds": result.folds,
-        "looks": result.looks,
+        "looks": len(result.looked),
         "dropped": result.dropped,
         "doubts": list(result.doubts),
     }
+
+
+def worst_cases(records: Records) -> list[dict[str, Any]]:
+    """What is left of each guard in the worst case under each threat, as JSON's own types."""
+    return [
+        {
+            "guard": row.guard,
+            "threat": row.threat,
+            "norm": row.norm,
+            "eps": row.eps,
+            "clean_accuracy": asdict(row.clean_accuracy),
+            "clean_rejection": asdict(row.clean_rejection),
+            "lenient": asdict(row.lenient),
+            "strict": asdict(row.strict),
+        }
+        for row in robustness(records)
+        if row.attack == WORST_CASE
+    ]
 
 
 def table_of(results: Sequence[Result], settings: Settings) -> tuple[list[str], list[list[str]]]:
@@ -74,29 +92,32 @@ def chosen_because(results: Sequence[Result], name: str, settings: Settings) -> 
     """Why a candidate was taken, and how much that is to be believed."""
     by_name = {one.name: one for one in results}
     best = by_name[name]
+    rivals = [one for one in results if one.name not in (name, BARE)]
+    second = next((one for one in rivals if not one.doubts), None)
+    level = second is not None and second.share == best.share
+    most = f"as much as {second.name}" if second is not None and level else "most"
     told = [
-        f"{name} withstands most under the attacks that know it: {100 * best.score:.1f} % in the "
+        f"{name} withstands {most} under the attacks that know it: {100 * best.score:.1f} % in the "
         f"mean over {settings.norm} {', '.join(f'{eps:.4g}' for eps in settings.eps)}, on "
-        f"{best.clean_accuracy.n} images that set none of its thresholds."
+        f"{best.clean_accuracy.n} images that set none of its thresholds. It was chosen by this "
+        "figure, which looks a little too good for that; those on test images do not."
     ]
     if best.doubts:
         told.append(
             "But there are signs that the attacks are weaker than they look, and no candidate "
             "without: do not count on it."
         )
-    rivals = [one for one in results if one.name not in (name, BARE)]
-    second = next((one for one in rivals if not one.doubts), None)
     if second is not None:
-        told.append(_against(best, second, "the next best"))
+        told.append(_against_the_next(best, second))
     if BARE in by_name:
-        told.append(_against(best, by_name[BARE], "the network by itself"))
+        told.append(_against_the_bare(best, by_name[BARE], len(rivals) + 1))
     if not best.doubts:
         told += [
             f"{one.name} seems to withstand more ({100 * one.score:.1f} %), but by signs of which "
             f"{_names(one.doubts)} is one the attacks on it are weaker than they look, so that it "
             "is not believed."
             for one in rivals
-            if one.doubts and one.score > best.score
+            if one.doubts and one.share > best.share
         ]
     if best.score <= LITTLE:
         told.append(
@@ -121,14 +142,35 @@ def set_aside(result: Result) -> str:
     return result.dropped
 
 
-def _against(best: Result, other: Result, what: str) -> str:
-    against = compared(best, other)
-    called = what if other.name == BARE else f"{what}, {other.name},"
-    if against.p < CHANCE:
-        verdict = f"and that is no chance (p = {against.p:.2g})"
-    else:
-        verdict = f"which may be chance (p = {against.p:.2g}): more images would tell"
-    return f"Against {called} it is ahead on {_images(against)}, {verdict}."
+def _against_the_next(best: Result, second: Result) -> str:
+    """Two-sided, since who of the two is the better one was not settled beforehand."""
+    against = compared(best, second)
+    p = min(1.0, 2 * min(against.p, compared(second, best).p))
+    return (
+        f"Against the next best, {second.name}, it is ahead on {_images(against)}, "
+        f"{_verdict(p, 'paired sign test, two-sided')}."
+    )
+
+
+def _against_the_bare(best: Result, bare: Result, candidates: int) -> str:
+    """Corrected for the number of candidates, since the best of many is ahead by chance alone."""
+    against = compared(best, bare)
+    told = f"Against the network by itself it is ahead on {_images(against)}"
+    reverse = compared(bare, best).p
+    if reverse < CHANCE:
+        return (
+            f"{told}: the network withstands more without it (one-sided paired sign test, p = "
+            f"{reverse:.2g})."
+        )
+    p = min(1.0, candidates * against.p)
+    test = f"one-sided paired sign test, corrected for {candidates} candidates"
+    return f"{told}, {_verdict(p, test)}."
+
+
+def _verdict(p: float, test: str) -> str:
+    if p < CHANCE:
+        return f"and that is no chance ({test}, p = {p:.2g})"
+    return f"which may be chance ({test}, p = {p:.2g}): more images would tell"
 
 
 def _images(against: Duel) -> str:
