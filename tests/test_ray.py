@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,14 @@ from typer.testing import CliRunner
 
 import notsure
 from notsure.cli import app, completed_options
-from notsure.core.errors import CheckpointError, ClusterError, ConfigurationError, DeadlineError
+from notsure.core.errors import (
+    CheckpointError,
+    ClusterError,
+    ConfigurationError,
+    DeadlineError,
+    FailedError,
+    InputError,
+)
 from notsure.evaluation import Records
 from notsure.studies import scale_out
 from notsure.studies.examining import Evaluate
@@ -229,11 +236,28 @@ def test_what_cannot_end_in_time_is_not_begun(two_nodes: TwoNodes, tmp_path: Pat
     assert outcome.why[after.identity] == "needs write 'long', which is left"
 
 
-def test_what_a_step_raises_is_raised_here(two_nodes: TwoNodes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [None, False])
+def test_a_step_that_fails_takes_with_it_only_what_needs_it(
+    two_nodes: TwoNodes, shared: bool | None, tmp_path: Path
+) -> None:
     top = Write(name="top", text="t")
-    with pytest.raises(ZeroDivisionError, match="on purpose"):
-        run_plan_on_ray([Fail(name="fails", sources=(top,))], Store(tmp_path))
+    fails = Fail(name="fails", sources=(top,))
+    below = Write(name="below", text="b", sources=(fails,))
+    steps = [below, *chains(None, 0.05)]
+    outcome = run_plan_on_ray(steps, Store(tmp_path), shared=shared)
+    assert names(outcome.left) == ["fails", "below"]
+    assert outcome.why[below.identity] == "needs fail 'fails', which failed"
+    with pytest.raises(FailedError, match="fail 'fails': ZeroDivisionError: on purpose"):
+        outcome.require_success()
     assert Store(tmp_path).state(top) == "done"
+    # its claim is let go of
+    with Store(tmp_path).claim(fails, wait=False):
+        pass
+
+
+def test_damaged_checkpoints_are_put_aside_on_a_worker_too(
+    two_nodes: TwoNodes, tmp_path: Path
+) -> None:
     damaged = Chain(name="chain", links=2)
     store = Store(tmp_path)
     store.work(damaged).mkdir(parents=True)
@@ -287,7 +311,7 @@ def study_text() -> str:
     assert "count: 100, probes: 20" in text
     text = text.replace("epochs: 8", "epochs: 2")
     text = text.replace("count: 100, probes: 20", "count: 40, probes: 6, batch_size: 10")
-    return text.replace("\nscales:", SUITE + "\nscales:")
+    return text.replace("\nfigures:", SUITE + "\nfigures:")
 
 
 def digits_study() -> tuple[Step, ...]:
@@ -326,6 +350,33 @@ def check_study(found: Store, wanted: Store, steps: tuple[Step, ...]) -> None:
             for files_of in (ours_whole, theirs_whole):
                 del files_of["done.json"]
             assert ours_whole == theirs_whole
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spoilt(Evaluate):
+    """Fails at its second batch."""
+
+    def examine(self, context: Context, **more: Any) -> None:
+        if more["rows"] == (10, 20):
+            raise InputError("on purpose")
+        super().examine(context, **more)
+
+
+def test_a_shard_that_fails_is_told_of_its_evaluation(
+    two_nodes: TwoNodes, alone: Store, tmp_path: Path
+) -> None:
+    steps = digits_study()
+    evaluation = next(one for one in evaluations(steps) if one.attacks is not None)
+    spoilt = Spoilt(**{one.name: getattr(evaluation, one.name) for one in fields(evaluation)})
+    store = Store(tmp_path / "s")
+    shutil.copytree(alone.root, store.root)
+    shutil.rmtree(store.folder(evaluation))
+    outcome = run_plan_on_ray([spoilt, Write(name="after", text="a")], store)
+    assert names(outcome.done) == ["after"]
+    assert names(outcome.left) == [evaluation.name]
+    assert outcome.why[spoilt.identity] == "3 of 4 shards are done; failed with InputError"
+    with pytest.raises(FailedError, match=f"evaluate '{evaluation.name}': InputError: on purpose"):
+        outcome.require_success()
 
 
 def test_the_study_survives_the_death_of_a_node(

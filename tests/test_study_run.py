@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import signal
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from notsure.core.errors import (
     CheckpointError,
     ConfigurationError,
+    FailedError,
+    InputError,
     RunningError,
 )
 from notsure.studies.run import plan, run_plan
@@ -120,13 +123,58 @@ def test_an_unknown_name_is_told_with_the_nearest(tmp_path: Path) -> None:
         run_plan([diamond()], Store(tmp_path), only=["botom"])
 
 
-def test_a_step_that_fails_leaves_what_was_done_before_it(tmp_path: Path) -> None:
+def test_a_step_that_fails_takes_with_it_only_what_needs_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     top = Write(name="top", text="t")
-    steps = plan([Fail(name="fails", sources=(top,)), Write(name="after", text="a")])
-    with pytest.raises(ZeroDivisionError):
-        run_plan(steps, Store(tmp_path))
-    assert [Store(tmp_path).state(step) for step in steps] == ["done", "to do", "to do"]
+    fails = Fail(name="fails", sources=(top,))
+    below = Write(name="below", text="b", sources=(fails,))
+    lowest = Write(name="lowest", text="l", sources=(below,))
+    steps = plan([lowest, Write(name="after", text="a", sources=(top,))])
+    outcome = run_plan(steps, Store(tmp_path))
+    assert names(outcome.done) == ["top", "after"]
+    assert names(outcome.left) == ["fails", "below", "lowest"]
+    assert not outcome.finished
+    assert outcome.why == {
+        fails.identity: "failed with ZeroDivisionError",
+        below.identity: "needs fail 'fails', which failed",
+        lowest.identity: "needs write 'below', which is left",
+    }
     assert list((tmp_path / ".work").iterdir()) == []
+    # no error of ours: whoever mends it wants the place
+    told = capfd.readouterr().err
+    assert "raise ZeroDivisionError" in told
+    assert "fail 'fails' failed: ZeroDivisionError: on purpose" in told
+    with pytest.raises(FailedError, match=r"(?s)1 step failed.*fail 'fails': Zero"):
+        outcome.require_success()
+    # it is tried again by the same command, and nothing else is
+    again = run_plan(steps, Store(tmp_path))
+    assert (names(again.done), names(again.skipped)) == ([], ["top", "after"])
+    assert set(again.errors) == {fails.identity}
+
+
+def test_what_several_steps_raise_is_told_once(tmp_path: Path) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Refuse(Write):
+        kind: ClassVar[str] = "refuse"
+
+        def run(self, context: Context) -> None:
+            raise InputError(self.text)
+
+    parts = [Refuse(name=n, text=t, more={"n": n}) for n, t in (("a", "x"), ("b", "y"), ("c", "x"))]
+    outcome = run_plan(plan(parts), Store(tmp_path))
+    with pytest.raises(FailedError) as caught:
+        outcome.require_success()
+    assert str(caught.value).splitlines()[1:] == [
+        "refuse 'a', refuse 'c': InputError: x",
+        "refuse 'b': InputError: y",
+    ]
+
+
+def test_a_run_without_a_failure_has_nothing_to_raise(tmp_path: Path) -> None:
+    outcome = run_plan([Write(name="late", seconds=3600)], Store(tmp_path), deadline=1)
+    assert (names(outcome.left), outcome.errors) == (["late"], {})
+    outcome.require_success()
 
 
 def test_damaged_checkpoints_are_put_aside_and_the_step_begun_anew(tmp_path: Path) -> None:
@@ -149,8 +197,8 @@ def test_a_step_that_finds_other_damage_than_its_own_is_not_run_for_ever(tmp_pat
             raise CheckpointError("something else is damaged")
 
     step = Complains(name="complains", links=1)
-    with pytest.raises(CheckpointError):
-        run_plan([step], Store(tmp_path))
+    outcome = run_plan([step], Store(tmp_path))
+    assert isinstance(outcome.errors[step.identity], CheckpointError)
     assert len(runs) == 1
 
 

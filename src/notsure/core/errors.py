@@ -43,6 +43,10 @@ class RunningError(NotSureError, RuntimeError):
     """Work that another process is at."""
 
 
+class FailedError(NotSureError, RuntimeError):
+    """Work of which a part failed; the rest is done and kept."""
+
+
 class FullDiskError(NotSureError, OSError):
     """A result that could not be written for lack of space."""
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from notsure.core.errors import CheckpointError, ConfigurationError, DeadlineError, RunningError
+from notsure.core.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DeadlineError,
+    FailedError,
+    FullDiskError,
+    NotSureError,
+    RunningError,
+)
 from notsure.studies.disk import telling_of_full_disk
 from notsure.studies.durations import Estimates, duration_text, parse_duration
 from notsure.studies.order import plan, plan_table, selected
@@ -31,6 +41,7 @@ class Outcome:
         why: by identity, why a step was left.
         seconds: by identity, how long each step of `done` took, earlier attempts included.
         wall: seconds that the whole run took.
+        errors: by identity, what the steps of `left` that failed raised.
     """
 
     done: tuple[Step, ...]
@@ -39,11 +50,33 @@ class Outcome:
     why: Mapping[str, str]
     seconds: Mapping[str, float]
     wall: float
+    errors: Mapping[str, Exception] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
         """Whether every step is done."""
         return not self.left
+
+    def require_success(self) -> None:
+        """Raises what steps raised, as one error.
+
+        Raises:
+            FailedError: a step failed; the message has each error with the steps that raised it.
+        """
+        if not self.errors:
+            return
+        told: dict[str, list[str]] = {}
+        for step in self.left:
+            error = self.errors.get(step.identity)
+            if error is not None:
+                text = f"{type(error).__name__}: {error}"
+                told.setdefault(text, []).append(f"{step.kind} {step.name!r}")
+        lines = [f"{', '.join(names)}: {text}" for text, names in told.items()]
+        steps = "1 step" if len(self.errors) == 1 else f"{len(self.errors)} steps"
+        raise FailedError(
+            f"{steps} failed, and nothing that needs them was begun. What else could be done is "
+            "done and kept: mend the cause and give the same command again.\n" + "\n".join(lines)
+        ) from next(iter(self.errors.values()))
 
 
 def run_step(
@@ -118,6 +151,27 @@ def say(text: str) -> None:
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+_FAILED = "failed with "
+
+
+def failed_with(error: Exception) -> str:
+    """Why a step was left that raised an error; without its text, which may name folders."""
+    return f"{_FAILED}{type(error).__name__}"
+
+
+def because_of(need: Step, why: str) -> str:
+    """Why a step was left that needs another one which was left for that reason."""
+    became = "failed" if why.startswith(_FAILED) else "is left"
+    return f"needs {need.kind} {need.name!r}, which {became}"
+
+
+def tell_of_failure(step: Step, error: Exception) -> None:
+    """Tells what a step raised, when it did; where it is no error of ours, with its traceback."""
+    if not isinstance(error, NotSureError):
+        traceback.print_exception(error, file=sys.stderr)
+    say(f"{step.kind} {step.name!r} failed: {type(error).__name__}: {error}")
+
+
 def warn_of_other_versions(
     steps: Sequence[Step], found: Mapping[str, Result], *, stacklevel: int
 ) -> None:
@@ -159,6 +213,9 @@ def run_plan(
     Several processes may run the same plan on the same store: each takes steps that nobody is at,
     and at the end they wait for each other.
 
+    A step that raises an error is left, with all that needs it; the rest is run all the same. What
+    it raised is in `Outcome.errors`, and `Outcome.require_success` raises it.
+
     Args:
         plan: what `plan` gave; what it lacks of its steps' needs is added.
         store: where results are.
@@ -172,7 +229,7 @@ def run_plan(
     Raises:
         ConfigurationError: `deadline` is no duration, or `only` names nothing of the plan.
         RunningError: another process is at a step, and `wait` is False.
-        NotSureError: whatever a step raises; the steps before it are kept.
+        FullDiskError: there is no space left; the steps before it are kept.
     """
     began = time.monotonic()
     allowed = math.inf if deadline is None else parse_duration(deadline)
@@ -205,6 +262,7 @@ class _Runner:
         self.made: dict[str, Result] = {}
         self.found: dict[str, Result] = {}
         self.why: dict[str, str] = {}
+        self.errors: dict[str, Exception] = {}
 
     def run(self) -> None:
         """Runs what can be run; goes round again for what other processes are at."""
@@ -231,7 +289,7 @@ class _Runner:
         """Whether the step is done or left now; False where another process has a hand in it."""
         for need in step.needs:
             if need.identity in self.why:
-                return self._leave(step, f"needs {need.kind} {need.name!r}, which is left")
+                return self._leave(step, because_of(need, self.why[need.identity]))
             if need.identity not in self.made.keys() | self.found.keys():
                 return False
         if self.seconds_left() <= 0:
@@ -260,6 +318,13 @@ class _Runner:
             return False
         except DeadlineError as error:
             return self._leave(step, str(error))
+        except FullDiskError:
+            # no other step could write a result either
+            raise
+        except Exception as error:
+            self.errors[step.identity] = error
+            tell_of_failure(step, error)
+            return self._leave(step, failed_with(error))
         (self.made if own else self.found)[step.identity] = result
         self.estimates.learn(result)
         self._say(f"{step.kind} {step.name!r}: done in {duration_text(result.seconds)}")
@@ -292,4 +357,5 @@ class _Runner:
             why=dict(self.why),
             seconds={identity: result.seconds for identity, result in self.made.items()},
             wall=wall,
+            errors=dict(self.errors),
         )

@@ -10,12 +10,24 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from notsure.core.errors import ClusterError, ConfigurationError, RunningError
+from notsure.core.errors import (
+    ClusterError,
+    ConfigurationError,
+    FullDiskError,
+    RunningError,
+)
 from notsure.core.storage import writable_folder
 from notsure.studies.durations import Estimates, duration_text, parse_duration
 from notsure.studies.learning import DEVICE
 from notsure.studies.order import selected
-from notsure.studies.run import Outcome, say, warn_of_other_versions
+from notsure.studies.run import (
+    Outcome,
+    because_of,
+    failed_with,
+    say,
+    tell_of_failure,
+    warn_of_other_versions,
+)
 from notsure.studies.scale_out.carrying import Packed, packed
 from notsure.studies.scale_out.cluster import RETRIES, Cluster, connected
 from notsure.studies.scale_out.keeper import Keeper
@@ -26,6 +38,9 @@ from notsure.studies.store import Result, Store
 
 _POLL = 0.5
 """Seconds between two looks at what other processes hold, and at the deadline."""
+
+_OF_ALL = (ClusterError, FullDiskError)
+"""What ends a run: no other step would fare better."""
 
 _CANCELLING = 10.0
 """Seconds that workers have to stop in when a run is broken off."""
@@ -72,7 +87,7 @@ def run_plan_on_ray(
     Raises:
         ConfigurationError: Ray is not installed, or a setting is out of range.
         ClusterError: the cluster cannot be used, or lost the same step again and again.
-        NotSureError: whatever a step raises; what was done before is kept.
+        FullDiskError: there is no space left; what was done before is kept.
     """
     began = time.monotonic()
     allowed = math.inf if deadline is None else parse_duration(deadline)
@@ -140,6 +155,7 @@ class _Driver:
         self.made: dict[str, Result] = {}
         self.found: dict[str, Result] = {}
         self.why: dict[str, str] = {}
+        self.errors: dict[str, Exception] = {}
         self.pieces: dict[str, Pieces] = {}
         self.whole_of: dict[str, Step] = {}
         self.pending: dict[str, Step] = {}
@@ -230,7 +246,7 @@ class _Driver:
 
     def _because(self, need: Step, pieces: Pieces | None) -> str:
         if pieces is None:
-            return f"needs {need.kind} {need.name!r}, which is left"
+            return because_of(need, self.why[need.identity])
         done = sum(self._done(piece) for piece in pieces.shards)
         return f"{done} of {len(pieces.shards)} shards are done; {self.why[need.identity]}"
 
@@ -320,16 +336,22 @@ class _Driver:
             ready, _ = ray.wait(list(self.under_way), num_returns=len(self.under_way), timeout=0)
         for reference in ready:
             step = self.under_way.pop(reference)
-            self._take(step, self._reply(reference, step))
+            reply = self._reply(reference, step)
+            if isinstance(reply, Reply):
+                self._take(step, reply)
+            else:
+                self._fail(step, reply)
 
-    def _reply(self, reference: Any, step: Step) -> Reply:
+    def _reply(self, reference: Any, step: Step) -> Reply | Exception:
+        """What a worker says of a step, or what the step raised there."""
         errors = self.cluster.ray.exceptions
         try:
             reply: Reply = self.cluster.ray.get(reference)
         except errors.RayTaskError as error:
-            if isinstance(error.cause, Exception):
-                raise error.cause from error
-            raise
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if isinstance(cause, _OF_ALL):
+                raise cause from error
+            return cause
         except errors.RayError as error:
             raise ClusterError(
                 f"{step.kind} {step.name!r} was lost with its worker {RETRIES + 1} times "
@@ -337,6 +359,14 @@ class _Driver:
                 "node has ends so."
             ) from error
         return reply
+
+    def _fail(self, step: Step, error: Exception) -> None:
+        """Leaves a step that raised an error; the rest goes on. A shard's is its evaluation's."""
+        whole = self.whole_of.get(step.identity, step)
+        self.errors.setdefault(whole.identity, error)
+        tell_of_failure(step, error)
+        self.keeper.release(step)
+        self._leave(step, failed_with(error))
 
     def _take(self, step: Step, reply: Reply) -> None:
         for text in reply.warnings:
@@ -390,4 +420,5 @@ class _Driver:
                 if step.identity in self.made
             },
             wall=wall,
+            errors=dict(self.errors),
         )
