@@ -174,6 +174,12 @@ class Classifier(nn.Module):
     def check(self, x: torch.Tensor) -> torch.Tensor:
         """Checks images against this classifier and returns them without their graph.
 
+        Args:
+            x: images (B, C, H, W).
+
+        Returns:
+            The images, floats in [0,1].
+
         Raises:
             InputError: see `notsure.core.checks.check_images`; or the module yields probabilities
                 where logits are due.

@@ -274,6 +274,9 @@ class Guard(nn.Module):
             votes: how many draws of a stochastic guard are taken.
             seed: of these draws.
 
+        Returns:
+            Label, acceptance, scores and the label before rejection of each image.
+
         Raises:
             ConfigurationError: there are no votes.
             InputError: the images are not what they have to be.
@@ -356,6 +359,12 @@ class Guard(nn.Module):
         The classifier's weights are written where its architecture is one of ours, so that it can
         be rebuilt; otherwise their hash is, and the classifier is handed to `load`.
 
+        Args:
+            folder: the folder to write to.
+
+        Returns:
+            The folder.
+
         Raises:
             ConfigurationError: the folder cannot be written to.
             NotFittedError: the guard has detectors and was not calibrated.
@@ -379,6 +388,9 @@ class Guard(nn.Module):
         Args:
             folder: where `save` wrote it.
             classifier: the classifier, for a guard around an architecture that is not ours.
+
+        Returns:
+            The guard, in evaluation mode.
 
         Raises:
             CheckpointError: the folder is no guard, or damaged, or the classifier's weights or

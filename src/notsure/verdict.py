@@ -46,7 +46,12 @@ class Verdict:
         )
 
     def replaced(self, rows: torch.Tensor, by: Verdict) -> Verdict:
-        """The same but for some rows, int64 (R,), of which another verdict tells."""
+        """The same but for some rows, int64 (R,), of which another verdict tells.
+
+        Args:
+            rows: of this verdict, int64 (R,).
+            by: what is said of these, in their order.
+        """
 
         def put(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
             return old.clone().index_copy_(0, rows, new)

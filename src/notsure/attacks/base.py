@@ -35,7 +35,12 @@ BUDGET_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Budget:
-    """A ball around the clean image: what an attack returns lies in it and in [0,1]."""
+    """A ball around the clean image: what an attack returns lies in it and in [0,1].
+
+    Attributes:
+        norm: in which the distance is measured.
+        eps: the radius in [0,1] pixel units.
+    """
 
     norm: Norm
     eps: float
@@ -82,7 +87,14 @@ class Attack(ABC):
 
     @abstractmethod
     def search(self, problem: Problem) -> torch.Tensor:
-        """Proposes an image for each sample, (B, C, H, W); proposals need not be right."""
+        """Proposes an image for each sample, (B, C, H, W); proposals need not be right.
+
+        Args:
+            problem: the target, the images and the goal; every pass goes through it.
+
+        Returns:
+            The proposals, in the order of the images.
+        """
 
     def default_goal(self, target: Target) -> Goal:
         """Misclassified, and accepted as well where the target may reject."""

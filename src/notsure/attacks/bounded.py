@@ -111,16 +111,35 @@ class BoundedAttack(GradientAttack):
     def ascend_from(
         self, problem: Problem, best: Best, objective: Objective, rows: torch.Tensor, start: int
     ) -> None:
-        """One search for these rows from start number `start`, its finds offered to `best`."""
+        """One search for these rows from start number `start`, its finds offered to `best`.
+
+        Args:
+            problem: the batch under attack.
+            best: takes the finds.
+            objective: what is maximised.
+            rows: the samples that still stand, int64 (R,).
+            start: from 0; later ones are random.
+        """
 
     def steer_of(self, problem: Problem, start: int) -> Goal | None:
-        """Which goal the search moves towards in place of the judged one, if any."""
+        """Which goal the search moves towards in place of the judged one, if any.
+
+        Args:
+            problem: the batch under attack.
+            start: from 0.
+        """
         if problem.goal.targeted or not problem.goal.undetected:
             return None
         return NextLikely(rank=(start + 1) // 2) if start % 2 else None
 
     def first_step(self, problem: Problem, rows: torch.Tensor, start: int) -> torch.Tensor:
-        """Where the search starts, as a perturbation in ball and box."""
+        """Where the search starts, as a perturbation in ball and box.
+
+        Args:
+            problem: the batch under attack.
+            rows: of it, int64 (R,).
+            start: from 0.
+        """
         x = problem.x[rows]
         if not self.random_start and start == 0:
             return torch.zeros_like(x)
@@ -136,7 +155,19 @@ class BoundedAttack(GradientAttack):
         candidate: torch.Tensor,
         steer: Goal | None,
     ) -> torch.Tensor:
-        """Offers candidates (R, C, H, W) without their gradient; where they do it, bool (R,)."""
+        """Offers candidates (R, C, H, W) without their gradient; where they do it, bool (R,).
+
+        Args:
+            problem: the batch under attack.
+            best: takes what succeeds.
+            objective: what is maximised, to tell the better of two.
+            rows: the samples of the candidates, int64 (R,).
+            candidate: images in ball and box.
+            steer: the goal that the search moved towards, where it is not the judged one.
+
+        Returns:
+            Where a candidate reaches the judged goal.
+        """
         answer = problem.ask(candidate, rows)
         goal, labels = problem.aim(rows, steer)
         best.offer(candidate, rows, answer.reached, objective(answer.response, labels, goal))
@@ -291,6 +322,10 @@ class RandomNoise(SteepestAscent):
         """One noisy version of each image (B, C, H, W) in [0,1], whether it fools anybody or not.
 
         It depends on the image and the seed alone.
+
+        Args:
+            x: the images.
+            seed: of the noise.
         """
         streams = Streams.of(content_keys(x), seed)
         noise = self.geometry.random_point(streams, x, self.radius)

@@ -134,12 +134,22 @@ class AdvGAN(Attack):
         )
 
     def proposed(self, generator: Generator, x: torch.Tensor) -> torch.Tensor:
-        """What the generator would add to images (B, C, H, W): in linf within the ball already."""
+        """What the generator would add to images (B, C, H, W): in linf within the ball already.
+
+        Args:
+            generator: a trained one.
+            x: images (B, C, H, W) in [0,1].
+        """
         raw: torch.Tensor = generator(x)
         return self.radius * raw.tanh() if self.norm == "linf" else raw
 
     def applied(self, delta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The images with proposed perturbations, within the ball and [0,1]."""
+        """The images with proposed perturbations, within the ball and [0,1].
+
+        Args:
+            delta: perturbations (B, C, H, W) of any size.
+            x: images (B, C, H, W) in [0,1].
+        """
         if self.norm == "l2":
             delta = delta * (self.radius / length_of(delta).clamp_min(1e-12)).clamp(max=1)
         # what starts inside the box is only shortened by clipping to it
@@ -330,6 +340,12 @@ class FittedAdvGAN(Attack):
     @staticmethod
     def load(path: str | Path) -> FittedAdvGAN:
         """Reads an attack that `save` wrote; its generator is on the CPU.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The attack.
 
         Raises:
             CheckpointError: the file is missing, damaged, or no generator of ours.

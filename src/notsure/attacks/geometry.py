@@ -35,11 +35,24 @@ class Norm(ABC):
     def project(
         self, delta: torch.Tensor, radius: float, low: torch.Tensor, high: torch.Tensor
     ) -> torch.Tensor:
-        """The nearest (l2) point to each perturbation in the ball and the box at once."""
+        """The nearest (l2) point to each perturbation in the ball and the box at once.
+
+        Args:
+            delta: perturbations (B, C, H, W).
+            radius: of the ball, in [0,1] pixel units.
+            low: the box's lower corner, seen from the clean image, (B, C, H, W).
+            high: its upper corner.
+        """
 
     @abstractmethod
     def random_point(self, streams: Streams, like: torch.Tensor, radius: float) -> torch.Tensor:
-        """A point drawn uniformly from the ball (not from the box), one a sample."""
+        """A point drawn uniformly from the ball (not from the box), one a sample.
+
+        Args:
+            streams: the samples' random numbers.
+            like: a batch of the shape and type that is wanted.
+            radius: of the ball.
+        """
 
     @abstractmethod
     def steepest_step(
@@ -54,6 +67,12 @@ class Norm(ABC):
         The length is one for all samples or one each, (B, 1, 1, 1). `low` and `high` are the room
         left from where the step starts. Linf's steps may overshoot the box, which the projection
         undoes pixel by pixel; those of l2 and l1 spend nothing on pixels that cannot move.
+
+        Args:
+            gradient: of the function, (B, C, H, W).
+            length: in this norm.
+            low: how far each pixel may go down, (B, C, H, W), at most 0.
+            high: how far it may go up, at least 0.
         """
 
     @abstractmethod

@@ -45,11 +45,21 @@ class Goal(ABC):
 
     @abstractmethod
     def labels(self, clean_logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The label that the goal speaks of, int64 (B,), for samples of true label `y`."""
+        """The label that the goal speaks of, int64 (B,), for samples of true label `y`.
+
+        Args:
+            clean_logits: of the clean images, (B, K).
+            y: their true labels, int64 (B,).
+        """
 
     @abstractmethod
     def reached(self, response: Response, labels: torch.Tensor) -> torch.Tensor:
-        """Where the goal is reached, bool (B,)."""
+        """Where the goal is reached, bool (B,).
+
+        Args:
+            response: the target's answer to the candidates.
+            labels: what `labels` gave, int64 (B,).
+        """
 
     @property
     def undetected(self) -> bool:

@@ -19,7 +19,13 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, response: Response, labels: torch.Tensor, goal: Goal) -> torch.Tensor:
-        """The value of each sample, (B,), for the labels that the goal resolved."""
+        """The value of each sample, (B,), for the labels that the goal resolved.
+
+        Args:
+            response: the target's answer to the candidates.
+            labels: the labels, int64 (B,).
+            goal: what is to be reached.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

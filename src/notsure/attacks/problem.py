@@ -63,7 +63,14 @@ class GradientSource(ABC):
     def ascend(
         self, problem: Problem, images: torch.Tensor, rows: torch.Tensor, function: Function
     ) -> Ascent:
-        """Answer, value and gradient at candidates (R, C, H, W) for these rows, int64 (R,)."""
+        """Answer, value and gradient at candidates (R, C, H, W) for these rows, int64 (R,).
+
+        Args:
+            problem: the batch under attack, which counts the passes.
+            images: the candidates.
+            rows: of which samples they are.
+            function: the value of each candidate, (R,), from the target's response.
+        """
 
     def fits(self, target: Target) -> bool:
         """Whether the target shows what this source needs."""

@@ -88,6 +88,9 @@ def compare_models(
         told: is given each sentence about what was done.
         progress: whether to show progress bars.
 
+    Returns:
+        The records of all models, and how each was made.
+
     Raises:
         ConfigurationError: there are no two models, or one cannot be had or made to fit.
         NotSureError: as loading, training and evaluating raise it.

@@ -53,6 +53,9 @@ class Requirement:
 def requirements(texts: Sequence[str]) -> tuple[Requirement, ...]:
     """Limits as the command line has them: "robust=0.4".
 
+    Args:
+        texts: each a figure, an equals sign and its least value.
+
     Raises:
         ConfigurationError: one is none, or a figure has two.
     """

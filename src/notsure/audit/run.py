@@ -88,6 +88,9 @@ def run_audit(
         batch_size: how many images are worked on at a time.
         progress: whether to show progress bars.
 
+    Returns:
+        Records, figures, the worst images, and where all of it was written.
+
     Raises:
         InputError: the model gets no more clean images right than by guessing, or was fitted on
             them.

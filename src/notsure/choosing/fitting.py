@@ -124,6 +124,9 @@ def fit_guard(
         source: the name of the data, for the report.
         progress: whether to show progress bars.
 
+    Returns:
+        The guard, and everything that is known of it.
+
     Raises:
         ConfigurationError: a setting is out of range, there are too few images for the fpr, or the
             model hardly knows the images.

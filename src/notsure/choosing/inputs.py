@@ -128,6 +128,9 @@ def load_guard(folder: str | Path) -> Guard:
     Args:
         folder: the guard's folder.
 
+    Returns:
+        The guard.
+
     Raises:
         CheckpointError: it is no guard, or the network is not the one that it was made for.
         NotSureError: the network cannot be loaded, see `notsure.adapters.load_model`.

@@ -122,7 +122,14 @@ class Result:
     def with_look(
         self, fold: int, start: int, found: tuple[Outcomes, ...], doubts: tuple[str, ...]
     ) -> Result:
-        """With what more effort has come to on the images of a fold, which begin at `start`."""
+        """With what more effort has come to on the images of a fold, which begin at `start`.
+
+        Args:
+            fold: its number.
+            start: the first of its images.
+            found: by budget, what was found on them.
+            doubts: signs that this was not enough either.
+        """
         return replace(
             self,
             white_box=tuple(

@@ -161,6 +161,9 @@ def from_arrays(
         y: N integer class numbers from 0 on, (N,) or (N, 1).
         class_names: the K names; "0", "1", ... up to the highest label where not given.
 
+    Returns:
+        The images, uint8 (N, C, H, W), with their labels.
+
     Raises:
         InputError: another layout or dtype, floats outside [0,1] or between two 8-bit levels, or
             labels that are not integers, negative, without a name, or of another number.

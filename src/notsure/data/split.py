@@ -103,6 +103,9 @@ def load(
             most 5000 and at least 200 images (or half of it, if that is less); 15 % of one set.
         test: fraction to hold out of one set, in (0,1); 30 % by default.
 
+    Returns:
+        The three parts, and a record of how they were cut.
+
     Raises:
         DataError: the source cannot be found, read or split.
         ConfigurationError: a fraction or the seed is out of range, or `test` is given although
@@ -166,6 +169,9 @@ def split(
         calibration: fraction of the set, in (0,1); 15 % by default.
         test: fraction of the set, in (0,1); 30 % by default.
         source: what the record says about where the set came from.
+
+    Returns:
+        The three parts, and a record of how they were cut.
 
     Raises:
         DataError: there are too few images.

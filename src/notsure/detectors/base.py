@@ -36,7 +36,12 @@ class Detector(Part):
         """Starts a fit; whatever one before has left behind is forgotten."""
 
     def update(self, observation: Observation, y: torch.Tensor) -> None:
-        """Takes in a batch of training data with its true labels (B,)."""
+        """Takes in a batch of training data with its true labels (B,).
+
+        Args:
+            observation: of the images, (B, C, H, W).
+            y: their classes, int64.
+        """
 
     def finish(self, num_classes: int) -> None:
         """Ends the fit: what was taken in becomes what scores are computed from."""

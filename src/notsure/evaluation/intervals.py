@@ -18,7 +18,15 @@ _Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """A share of n samples with its 95 % Wilson interval; all in [0,1], NaN where n is 0."""
+    """A share of n samples with its 95 % Wilson interval; all in [0,1], NaN where n is 0.
+
+    Attributes:
+        count: how many.
+        n: of how many.
+        value: count / n.
+        low: where the interval begins.
+        high: where it ends.
+    """
 
     count: int
     n: int
@@ -29,6 +37,10 @@ class Rate:
 
 def wilson(count: int, n: int) -> Rate:
     """A rate with Wilson's score interval at 95 %.
+
+    Args:
+        count: how many samples have it.
+        n: of how many.
 
     Raises:
         ConfigurationError: count is not between 0 and n.
@@ -77,6 +89,10 @@ class Area:
 
 def area_under_roc(clean: npt.ArrayLike, adversarial: npt.ArrayLike) -> Area:
     """The area under the ROC curve of scores, higher = more adversarial.
+
+    Args:
+        clean: scores of clean images, (N,).
+        adversarial: scores of adversarial ones, (M,), the positive class.
 
     Raises:
         ConfigurationError: a score is NaN.

@@ -94,7 +94,17 @@ class Records:
 
     @classmethod
     def of(cls, columns: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> Records:
-        """Joins batches of columns; a detector that a batch does not have is null there."""
+        """Joins batches of columns; a detector that a batch does not have is null there.
+
+        Args:
+            columns: by batch, the columns of `COLUMNS` and one for each score of a detector or
+                control.
+            meta: what is needed to read them: versions, guards, attacks, seed, names of the
+                classes.
+
+        Returns:
+            The records, in the order of the batches.
+        """
         batches = list(columns)
         names = [
             *COLUMNS,
@@ -111,7 +121,12 @@ class Records:
 
     @classmethod
     def joined(cls, parts: Sequence[Records], meta: Mapping[str, Any]) -> Records:
-        """The records of all parts; a score that a part does not have is null there."""
+        """The records of all parts; a score that a part does not have is null there.
+
+        Args:
+            parts: records of the same columns, but for scores.
+            meta: what is needed to read all of them.
+        """
         tables = [part.table for part in parts]
         return cls(pa.concat_tables(tables, promote_options="default"), meta)
 
@@ -175,6 +190,12 @@ class Records:
     def write(self, path: str | Path) -> Path:
         """Writes the records as Parquet, atomically.
 
+        Args:
+            path: the file.
+
+        Returns:
+            The file.
+
         Raises:
             ConfigurationError: the folder cannot be written to.
         """
@@ -188,6 +209,12 @@ class Records:
     @classmethod
     def read(cls, path: str | Path) -> Records:
         """Reads records that were written.
+
+        Args:
+            path: a file that `write` wrote.
+
+        Returns:
+            The records with their meta.
 
         Raises:
             ConfigurationError: there is no such file.

@@ -48,6 +48,10 @@ class Threat(ABC):
 
         Who sees gradients goes through what declares itself hard (BPDA) and averages over chance
         (EOT), unless the attack was given a gradient source of its own.
+
+        Args:
+            attack: as it was given.
+            guard: what is attacked.
         """
         return _suited(attack, self.target(guard))
 

@@ -47,7 +47,14 @@ class Description:
 
     @classmethod
     def of(cls, guard: Guard, shape: Shape, *, num_classes: int, precision: str) -> Description:
-        """The description of a guard on images of this shape."""
+        """The description of a guard on images of this shape.
+
+        Args:
+            guard: fitted and calibrated.
+            shape: channels, height and width.
+            num_classes: K.
+            precision: of the graph's floats, such as "float32".
+        """
         calibration = guard.calibration
         names = tuple(name for name, _ in guard.named_detectors())
         known = calibration is not None and names != ()

@@ -65,6 +65,9 @@ def to_onnx(
         size: height and width of the images in pixels, or one number for both, where neither the
             guard nor images tell.
 
+    Returns:
+        The file, what is in it, and what it was checked on.
+
     Raises:
         ConfigurationError: a package is missing, the folder cannot be written to, or the size is
             not known.
@@ -120,6 +123,9 @@ def to_program(
         path: the file to write.
         images: see `to_onnx`.
         size: see `to_onnx`.
+
+    Returns:
+        The file, what is in it, and what it was checked on.
 
     Raises:
         ConfigurationError: the folder cannot be written to, or the size is not known.

@@ -41,6 +41,9 @@ def register_form(
 
     Args:
         kind: the class; its subclasses may compute something else and are not meant.
+
+    Returns:
+        What registers the function that it decorates, and gives it back.
     """
 
     def decorate(

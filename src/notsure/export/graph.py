@@ -151,7 +151,11 @@ class GuardGraph(nn.Module):
 
 
 def reasons(guard: Guard) -> dict[str, str]:
-    """Why parts of a guard cannot be exported, by part; nothing where all of them can be."""
+    """Why parts of a guard cannot be exported, by part; nothing where all of them can be.
+
+    Args:
+        guard: any guard; it is left as it is.
+    """
     told = {}
     drawing = [
         type(part).__name__

@@ -113,6 +113,9 @@ def measure(
         seed: of the attacks.
         batch_size: how many images are attacked at a time.
 
+    Returns:
+        Counts with their rates, what each attack leaves, and flags.
+
     Raises:
         ConfigurationError: the budget is out of range, or an attack is bounded in another norm.
         NotSureError: anything that `notsure.evaluate` raises.

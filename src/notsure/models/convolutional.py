@@ -42,7 +42,13 @@ class _Stacked(nn.Module):
 
 @register("digits_cnn")
 class DigitsCNN(_Stacked):
-    """A small network for 8x8 digits: two convolutions, pooling, 64 features."""
+    """A small network for 8x8 digits: two convolutions, pooling, 64 features.
+
+    Args:
+        num_classes: K, the number of logits.
+        in_channels: channels of the images.
+        size: height and width of the images in pixels.
+    """
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1, size: int = 8) -> None:
         super().__init__()
@@ -62,6 +68,11 @@ class LeNet(_Stacked):
     """Preaut's network: 6@5x5, pool, 16@5x5, pool, 120, 84, K; 62,006 parameters at 3x32x32, K=10.
 
     The report's LogSoftmax belongs to its loss and is left to it: the module yields logits.
+
+    Args:
+        num_classes: K, the number of logits.
+        in_channels: channels of the images.
+        size: height and width of the images in pixels.
     """
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 3, size: int = 32) -> None:
@@ -90,6 +101,11 @@ class MartinCNN(_Stacked):
 
     The report prints 594,922 parameters (at 1x28x28, K=10) and not the layers; these are the ones
     that give that number.
+
+    Args:
+        num_classes: K, the number of logits.
+        in_channels: channels of the images.
+        size: height and width of the images in pixels.
     """
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1, size: int = 28) -> None:
@@ -112,7 +128,13 @@ class MartinCNN(_Stacked):
 
 @register("madry_cnn")
 class MadryCNN(_Stacked):
-    """Madry et al.'s MNIST network: 32 and 64 filters of 5x5, pooling, 1,024 features."""
+    """Madry et al.'s MNIST network: 32 and 64 filters of 5x5, pooling, 1,024 features.
+
+    Args:
+        num_classes: K, the number of logits.
+        in_channels: channels of the images.
+        size: height and width of the images in pixels.
+    """
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1, size: int = 28) -> None:
         super().__init__()
@@ -130,7 +152,13 @@ class MadryCNN(_Stacked):
 
 @register("wester_a")
 class WesterA(_Stacked):
-    """Wester & Thisted's classifier A (their Table 6), for MNIST and Fashion-MNIST."""
+    """Wester & Thisted's classifier A (their Table 6), for MNIST and Fashion-MNIST.
+
+    Args:
+        num_classes: K, the number of logits.
+        in_channels: channels of the images.
+        size: height and width of the images in pixels.
+    """
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1, size: int = 28) -> None:
         super().__init__()
@@ -149,7 +177,13 @@ class WesterA(_Stacked):
 
 @register("wester_b")
 class WesterB(_Stacked):
-    """Wester & Thisted's classifier B (their Table 6), for CIFAR-10."""
+    """Wester & Thisted's classifier B (their Table 6), for CIFAR-10.
+
+    Args:
+        num_classes: K, the number of logits.
+        in_channels: channels of the images.
+        size: height and width of the images in pixels.
+    """
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 3, size: int = 32) -> None:
         super().__init__()

@@ -19,7 +19,12 @@ _COLLECTIONS: dict[str, Callable[[str], Callable[..., nn.Module]]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What is needed to build a network again: a registered name and its arguments."""
+    """What is needed to build a network again: a registered name and its arguments.
+
+    Attributes:
+        name: what it was registered under.
+        arguments: what its factory was called with, JSON-ready.
+    """
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -33,6 +38,9 @@ def register(
     Args:
         name: what it is built by.
         wrapper: whether it makes something of another architecture, which it takes as `of`.
+
+    Returns:
+        What registers the factory that it decorates, and gives it back.
     """
 
     def decorate(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -120,7 +128,11 @@ def build(name: str, **arguments: Any) -> nn.Module:
 
 
 def architecture_of(module: nn.Module) -> Architecture | None:
-    """How the network was built, or None where it was not built by `build`."""
+    """How the network was built, or None where it was not built by `build`.
+
+    Args:
+        module: any network.
+    """
     found = getattr(module, _ATTRIBUTE, None)
     return found if isinstance(found, Architecture) else None
 

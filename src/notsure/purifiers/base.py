@@ -81,6 +81,9 @@ class Purifier(Part):
             accelerator: an `accelerate.Accelerator`, to train on several devices or hosts.
             progress: whether to show a progress bar.
 
+        Returns:
+            How the training went.
+
         Raises:
             ConfigurationError: a classifier is missing, or a setting does not fit the images.
         """
@@ -151,6 +154,12 @@ class Purifier(Part):
     @classmethod
     def load(cls: type[P], path: str | Path) -> P:
         """Reads one that `save` wrote; it is on the CPU.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The purifier.
 
         Raises:
             CheckpointError: the file is missing, damaged, or holds none of this kind.

@@ -334,7 +334,12 @@ class PuVAE(Purifier):
         self.num_classes = count
 
     def terms(self, step: Step, classifier: Classifier) -> Terms:
-        """What is minimised of a training step's images, before it is weighted."""
+        """What is minimised of a training step's images, before it is weighted.
+
+        Args:
+            step: the images and labels of a training step, and the network in training.
+            classifier: whose answers are to be kept.
+        """
         # a recipe may add noise, and a pixel's cross-entropy is that of a number in [0,1]
         x, y = step.x.clamp(0, 1), step.y
         noise = torch.randn(len(x), self.latent, dtype=x.dtype, device=x.device)

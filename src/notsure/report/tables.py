@@ -142,7 +142,11 @@ def strongest_threat(threats: Sequence[str]) -> str:
 
 
 def robustness_table(records: Records) -> list[RobustnessLine]:
-    """Robust accuracy by guard, norm and eps: every attack, then the worst case."""
+    """Robust accuracy by guard, norm and eps: every attack, then the worst case.
+
+    Args:
+        records: of one run.
+    """
     labels = attack_labels(records)
     lines: dict[tuple[str, str, str | None, float | None], dict[str, RobustnessRow]] = {}
     for row in robustness(records):
@@ -161,7 +165,11 @@ def robustness_table(records: Records) -> list[RobustnessLine]:
 
 
 def detection_table(records: Records) -> list[DetectionLine]:
-    """Every detector's figures by guard, detector, norm, eps and attack."""
+    """Every detector's figures by guard, detector, norm, eps and attack.
+
+    Args:
+        records: of one run.
+    """
     labels = attack_labels(records)
     lines: dict[_Key, dict[str, Detection]] = {}
     for row in detection(records):
@@ -282,6 +290,9 @@ def _in_order(by_threat: dict[str, Any]) -> dict[str, Any]:
 
 def console_table(records: Records) -> list[Table]:
     """One table a guard for a terminal of 100 columns, the threats below one another.
+
+    Args:
+        records: of one run.
 
     Raises:
         ConfigurationError: there are no records, or of no attack, or of several seeds.

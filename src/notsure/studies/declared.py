@@ -307,7 +307,13 @@ class Study(_Model):
         return str(self._document.place_of(path, key=key))
 
     def error(self, text: str, *path: str | int, key: bool = False) -> ConfigurationError:
-        """The error that points at the value at a path."""
+        """The error that points at the value at a path.
+
+        Args:
+            text: what is wrong.
+            path: keys and positions from the top, such as "networks", "ce", "recipe".
+            key: the place of the last key in place of that of its value.
+        """
         return ConfigurationError(f"{self.where(*path, key=key)}: {text}")
 
     def check_names(self) -> None:

@@ -298,5 +298,9 @@ class Evaluate(Step):
 
 
 def records_of(folder: Path) -> Records:
-    """The records of a finished evaluation."""
+    """The records of a finished evaluation.
+
+    Args:
+        folder: of its result.
+    """
     return Records.read(folder / RECORDS)

@@ -22,6 +22,9 @@ def plan(steps: Sequence[Step]) -> tuple[Step, ...]:
     The order is that of the steps given, each right after its needs. Steps of the same identity
     are one step, under the name that comes first.
 
+    Args:
+        steps: what is wanted.
+
     Raises:
         ConfigurationError: steps need each other in a circle, or settings are not JSON-ready.
     """
@@ -57,6 +60,10 @@ def plan(steps: Sequence[Step]) -> tuple[Step, ...]:
 def selected(steps: Sequence[Step], only: Collection[str] | None) -> tuple[Step, ...]:
     """The plan of the steps that are asked for by name, kind or identity; None asks for all.
 
+    Args:
+        steps: what there is.
+        only: names, kinds or identities.
+
     Raises:
         ConfigurationError: nothing of the plan is called so.
     """
@@ -76,7 +83,12 @@ def selected(steps: Sequence[Step], only: Collection[str] | None) -> tuple[Step,
 
 
 def plan_table(steps: Sequence[Step], store: Store) -> Table:
-    """What a run would do, and about how long it would take, as a table for the console."""
+    """What a run would do, and about how long it would take, as a table for the console.
+
+    Args:
+        steps: in the order in which they run.
+        store: where results are.
+    """
     from rich.table import Table
     from rich.text import Text
 

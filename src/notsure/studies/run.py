@@ -90,6 +90,14 @@ def run_step(
 ) -> tuple[Result, bool]:
     """Runs one step whose needs are done, unless it is done already.
 
+    Args:
+        step: what is to be done.
+        store: where results are.
+        seconds_left: tells how long it may still take.
+        progress: whether to say what is going on, on standard error.
+        wait: whether to wait where another process is at it.
+        estimate: how long it is thought to take, in seconds.
+
     Returns:
         Its result, and whether it was this call that made it.
 
@@ -225,6 +233,9 @@ def run_plan(
         progress: whether to say what is going on, on standard error.
         only: names, kinds or identities of steps: only these are run, and what they need.
         wait: whether to wait for steps that other processes are at.
+
+    Returns:
+        What was done, what is left, and what went wrong.
 
     Raises:
         ConfigurationError: `deadline` is no duration, or `only` names nothing of the plan.

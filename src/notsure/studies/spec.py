@@ -62,6 +62,9 @@ def load_study(path_or_name: str | FilePath, scale: str = "smoke") -> Study:
         path_or_name: a YAML file, or the name of a study that comes with the library.
         scale: one of those that the study declares.
 
+    Returns:
+        The study at that scale.
+
     Raises:
         ConfigurationError: there is no such study or scale, or something in it cannot be; the
             message names the file, the line and the column, and the nearest known word.

@@ -100,6 +100,9 @@ class Store:
             wait: whether to wait where another process has it.
             seconds_left: how long to wait.
 
+        Returns:
+            The claim, for the time of the with statement.
+
         Raises:
             RunningError: another process has it, and `wait` is False.
             DeadlineError: another process had it until the time was over.
@@ -157,6 +160,10 @@ class Store:
 
 class Claim:
     """A step that this process has to itself; made by `Store.claim`.
+
+    Args:
+        store: where results are.
+        step: what is to be done.
 
     Attributes:
         step: what is to be done.
@@ -216,7 +223,14 @@ class Claim:
         return self.step.resumable and self._work.is_dir() and any(self._work.iterdir())
 
     def begin_anew(self, error: Exception) -> Path:
-        """Puts checkpoints aside that turned out to be damaged."""
+        """Puts checkpoints aside that turned out to be damaged.
+
+        Args:
+            error: what was wrong with them.
+
+        Returns:
+            The folder to work in, empty.
+        """
         self._put_aside(self._work, error)
         self._spent.unlink(missing_ok=True)
         return self.begin()
@@ -231,6 +245,9 @@ class Claim:
 
         Args:
             fill: writes its files, `done.json` among them, into the folder that it is given.
+
+        Returns:
+            The result.
 
         Raises:
             CheckpointError: what arrived is damaged, or of another step.
@@ -265,6 +282,9 @@ class Claim:
         Args:
             seconds: how long this attempt took.
             estimate: how long it was thought to take, in seconds; may be NaN.
+
+        Returns:
+            The result.
 
         Raises:
             VerificationError: there is nothing, or something that is no plain file.

@@ -127,6 +127,9 @@ class LabelEmbedding(LogitObjective):
             data: images, or tensors (N, C, H, W) in [0,1] and (N,), some of each class.
             temperature: in units of probability, > 0.
 
+        Returns:
+            The objective.
+
         Raises:
             InputError: images or labels are not what they have to be, or a class has no image.
             ConfigurationError: the temperature is not > 0, or the classifier is more often wrong
@@ -151,6 +154,9 @@ class LabelEmbedding(LogitObjective):
         Args:
             data: images, or tensors (N, C, H, W) in [0,1] and (N,), some of each class.
             temperature: in units of the cosine, > 0.
+
+        Returns:
+            The objective.
 
         Raises:
             InputError: images or labels are not what they have to be, or a class has no image.

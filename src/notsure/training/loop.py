@@ -53,7 +53,11 @@ class Epoch:
 
 @dataclass
 class History:
-    """How a training went, epoch by epoch."""
+    """How a training went, epoch by epoch.
+
+    Attributes:
+        epochs: one entry each, in their order.
+    """
 
     epochs: list[Epoch] = field(default_factory=list)
 

@@ -80,6 +80,10 @@ class TrainingObjective(ABC):
     def __call__(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The loss of each sample, (B,), from the Classifier's logits (B, K) and labels (B,).
 
+        Args:
+            logits: what the network yields.
+            y: int64.
+
         Raises:
             ConfigurationError: it takes more than these (see `of_logits`).
         """

@@ -51,6 +51,13 @@ class Augmentation:
     def __call__(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Augments images (B, C, H, W) in [0,1]; the generator is a CPU one.
 
+        Args:
+            x: images (B, C, H, W) in [0,1].
+            generator: of the draws.
+
+        Returns:
+            The images, of the same shape.
+
         Raises:
             ConfigurationError: `resize_crop` is smaller than the images.
         """

@@ -107,7 +107,16 @@ class Cluster:
         return int(self.ray.cluster_resources().get("GPU", 0)) >= 1
 
     def submit(self, name: str, threads: int, *arguments: Any) -> Any:
-        """Sends an order, see `execute`; gives the reference of its reply."""
+        """Sends an order, see `execute`; gives the reference of its reply.
+
+        Args:
+            name: what the cluster's pages call it.
+            threads: processors that it takes.
+            arguments: of `execute`.
+
+        Returns:
+            The reference.
+        """
         function = self.ray.remote(execute).options(
             name=name,
             num_cpus=threads,
@@ -119,7 +128,14 @@ class Cluster:
         return function.remote(*arguments)
 
     def require_place(self, threads: int) -> None:
-        """Raises ClusterError where no node has so many processors as a step asks for."""
+        """Raises ClusterError where no node has so many processors as a step asks for.
+
+        Args:
+            threads: of a step.
+
+        Raises:
+            ClusterError: the message has both numbers.
+        """
         most = max((node["Resources"].get("CPU", 0) for node in self._nodes()), default=0)
         if most < threads:
             raise ClusterError(
@@ -132,6 +148,13 @@ class Cluster:
 
     def check(self, root: str, mark: str) -> bool:
         """Asks every node that can work for its versions; tells whether all see the store.
+
+        Args:
+            root: the folder of the store.
+            mark: a file in it that every node has to see.
+
+        Returns:
+            Whether all see it.
 
         Raises:
             ClusterError: a node has other versions, or does not answer.
