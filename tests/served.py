@@ -136,6 +136,20 @@ def served(
             thread.join(30)
 
 
+def everything(connection: socket.socket) -> bytes:
+    """What is said until the connection ends."""
+    parts = []
+    while True:
+        try:
+            part = connection.recv(65536)
+        except ConnectionResetError:
+            break
+        if not part:
+            break
+        parts.append(part)
+    return b"".join(parts)
+
+
 def until(holds: Any, seconds: float = 20) -> None:
     """Waits until something holds."""
     end = time.monotonic() + seconds

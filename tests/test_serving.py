@@ -17,7 +17,7 @@ import torch
 
 import notsure as ns
 from notsure.serving.backend import Judged
-from tests.served import Brightness, Client, flat, form, png, served, until
+from tests.served import Brightness, Client, everything, flat, form, png, served, until
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +148,7 @@ def test_what_is_not_there_is_told_in_the_same_form(client: Client) -> None:
     ):
         found, answer = client.ask(method, path)
         assert (found, answer["error"]) == (status, error), path
+        assert len(answer["detail"]) > 15, path
 
 
 def test_a_body_that_is_too_large_is_refused(client: Client) -> None:
@@ -163,6 +164,21 @@ def test_a_body_that_is_too_large_is_refused(client: Client) -> None:
             connection.sendall(b"1000\r\n" + b" " * 0x1000 + b"\r\n")
         connection.sendall(b"0\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_one_who_was_let_begin_hears_why_it_was_too_much(client: Client) -> None:
+    with client.open() as connection:
+        connection.sendall(
+            b"POST /judge HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+            b"expect: 100-continue\r\ncontent-type: image/png\r\n\r\n"
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100")
+        # more than the service would read before it answers
+        for _ in range(8):
+            connection.sendall(b"4000\r\n" + b" " * 0x4000 + b"\r\n")
+            time.sleep(0.02)
+        connection.sendall(b"0\r\n\r\n")
+        assert b"body_too_large" in everything(connection)
 
 
 def test_one_who_asks_before_sending_too_much_is_told_at_once(client: Client) -> None:
@@ -189,6 +205,8 @@ def test_a_person_labels_what_was_rejected(tmp_path: Path) -> None:
         assert item["note"] == "inverted"
         _, item = client.ask("POST", "/review/4", b'{"label": null}', **decide)
         assert item["state"] == "set aside"
+        status, answer = client.ask("POST", "/review/2", b'{"label": 1}', content_type="text/plain")
+        assert (status, "application/json" in answer["detail"]) == (422, True)
         for wrong in (b'{"label": 3}', b'{"label": -1}', b'{"label": "1"}', b"{}", b'{"x": 1}'):
             assert client.ask("POST", "/review/2", wrong, **decide)[0] == 422
         assert client.ask("POST", "/review/77", b'{"label": 1}', **decide)[0] == 404

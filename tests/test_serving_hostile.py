@@ -26,21 +26,7 @@ from notsure.detectors import Confidence
 from notsure.serving.command import checked_key, is_loopback
 from notsure.serving.limits import Limits
 from notsure.serving.review import ReviewQueue
-from tests.served import Brightness, flat, served, until
-
-
-def everything(connection: socket.socket) -> bytes:
-    """What is said until the connection ends."""
-    parts = []
-    while True:
-        try:
-            part = connection.recv(65536)
-        except ConnectionResetError:
-            break
-        if not part:
-            break
-        parts.append(part)
-    return b"".join(parts)
+from tests.served import Brightness, everything, flat, served, until
 
 
 def is_cut_off(connection: socket.socket, said: bytes, *, pause: float = 0, times: int) -> bool:

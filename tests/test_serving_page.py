@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import notsure as ns
 from tests.browser import find_browser
 from tests.devtools import Tab, tab
-from tests.served import flat, served
+from tests.served import flat, served, until
 
 KEY = "correct horse battery"
 
@@ -51,6 +52,37 @@ def test_a_person_labels_and_sets_aside(browser: Tab, tmp_path: Path) -> None:
         assert [one["label"] for one in first[1]["items"]] == [2]
         assert second[1]["state"] == "set aside"
         assert browser.written == []
+
+
+def test_what_is_labelled_is_taken_away_as_a_file(browser: Tab, tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        client.judge([flat(0.8), flat(0.8)])
+        client.ask("POST", "/review/1", b'{"label": 2}', content_type="application/json")
+        client.judge(flat(0.9))
+        open_page(browser, client.port)
+        browser.until(f"{FIGURES} === 1")
+        caption = browser.run("document.querySelector('figcaption').textContent")
+        assert caption == "Item 2, seen once, taken for 2; brightness 0.9000, threshold 0.7500"
+        browser.download_to(tmp_path)
+        browser.run("document.getElementById('take').click()")
+        until((tmp_path / "review.npz").is_file)
+        assert ns.data.sources.read(tmp_path / "review.npz")["all"].labels.tolist() == [2]
+        assert browser.written == []
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_fit_a_telephone(browser: Tab, tmp_path: Path, path: str) -> None:
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    with served(tmp_path) as client:
+        client.judge([flat(0.8), flat(0.9)])
+        browser.call("Emulation.setDeviceMetricsOverride", **size)
+        try:
+            browser.call("Page.navigate", url=f"http://127.0.0.1:{client.port}{path}")
+            browser.until("document.readyState === 'complete'")
+            browser.until(f"location.pathname !== '/' || {FIGURES} === 2")
+            assert browser.run("document.documentElement.scrollWidth") == 390
+        finally:
+            browser.call("Emulation.clearDeviceMetricsOverride")
 
 
 def test_the_page_asks_for_the_key(browser: Tab, tmp_path: Path) -> None:

@@ -107,16 +107,21 @@ def _add_errors(app: FastAPI) -> None:
         return _problem(error.status, error.code, error.detail)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         told = "; ".join(
             f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
         )
-        return _problem(422, "invalid", told)
+        if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
+            told += "; send it with Content-Type: application/json"
+        return _problem(422, "invalid", f"{told}.")
 
     @app.exception_handler(HTTPException)
-    async def of_http(_request: Request, error: HTTPException) -> JSONResponse:
+    async def of_http(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "malformed")
-        return _problem(error.status_code, code, str(error.detail))
+        told = str(error.detail)
+        if request.scope.get("route") is None:
+            told = f"{told}: {request.method} {request.url.path}; /docs has what can be asked."
+        return _problem(error.status_code, code, told)
 
     @app.exception_handler(Exception)
     async def failed(_request: Request, _error: Exception) -> JSONResponse:

@@ -76,7 +76,7 @@ def serve(
     )
     service = Service(backend, queue, limits, resize=resize, show_scores=show_scores)
     app = create_app(service, key=key, hosts=own_names(host) if key is None else None)
-    listening = _listening(host, port)
+    listening = listening_on(host, port)
     shown = f"[{host}]" if ":" in host else host
     lines = [
         f"serving {guard} on http://{shown}:{listening.getsockname()[1]}",
@@ -155,7 +155,12 @@ def default_queue(guard: Path) -> Path:
     return guard.with_name(f"{guard.name}.review.sqlite")
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening_on(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes any that is free.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on.
+    """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, socket.SOCK_STREAM)

@@ -86,12 +86,16 @@ class Gate:
             await send(message)
 
         body = bytearray()
+        # one who asks before sending has not begun, until we read
+        sending = not dict(scope["headers"]).get(b"expect")
         try:
             try:
                 self._admit(scope)
+                sending = True
                 await self._read(receive, body)
             except RefusalError as refusal:
-                await self._drain(scope, receive)
+                if sending:
+                    await self._drain(receive)
                 await _refuse(telling, refusal)
                 return
             await self._answer(scope, _replayed(bytes(body), receive), telling)
@@ -202,11 +206,8 @@ class Gate:
             if not message.get("more_body", False):
                 return
 
-    async def _drain(self, scope: Scope, receive: Receive) -> None:
+    async def _drain(self, receive: Receive) -> None:
         """Lets a client finish what it is sending, up to a point, so that it hears the answer."""
-        if dict(scope["headers"]).get(b"expect"):
-            # it has not begun, and will not
-            return
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._discard(receive), _DRAIN_SECONDS)
 
