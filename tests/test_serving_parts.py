@@ -302,6 +302,8 @@ def test_a_data_set_larger_than_a_page(queue: ReviewQueue, tmp_path: Path) -> No
     images = ns.data.sources.read(tmp_path / "out.npz")["all"]
     assert torch.equal(images.x, x)
     assert images.labels.tolist() == [number % 3 for number in range(1, 601)]
+    split = ns.data.load(tmp_path / "out.npz")
+    assert sum(map(len, (split.train, split.calibration, split.test))) == 600
 
 
 def test_what_was_committed_is_on_the_disk(queue: ReviewQueue, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ td { padding: .2rem .8rem .2rem 0; vertical-align: baseline }
 #items { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr));
   gap: 1.5rem 1rem }
 figure { margin: 0 } figcaption { font-size: .85rem; margin: .3rem 0 }
-img { width: 100%; image-rendering: pixelated; border: 1px solid var(--line); border-radius: 4px }
+img { width: 100%; height: auto; image-rendering: pixelated; border: 1px solid var(--line);
+  border-radius: 4px }
 form { display: flex; flex-wrap: wrap; gap: .4rem } [hidden] { display: none }
 button, input { font: inherit; padding: .2rem .6rem } input[type=number] { width: 4rem }
 @media (max-width: 40rem) { td { display: block; padding: 0 } td + td { padding-bottom: .7rem } }
@@ -76,6 +77,7 @@ function told(item, thresholds) {
 async function add(item, guard) {
   const picture = document.createElement("img");
   picture.alt = `Item ${item.id}`;
+  [picture.height, picture.width] = guard.shape.slice(1);
   picture.onload = () => URL.revokeObjectURL(picture.src);
   picture.src = URL.createObjectURL(await (await ask(`/review/${item.id}/image`)).blob());
   const caption = document.createElement("figcaption");
