@@ -267,3 +267,23 @@ def test_an_onnx_of_newer_operators_is_attacked_by_gradients(tmp_path: Path) -> 
     assert_answers(loaded, adapters.load_model(tmp_path / "old.onnx").target.logits(x), x)
     x.requires_grad_()
     assert float(torch.autograd.grad(loaded.target.logits(x).sum(), x)[0].abs().max()) > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("z = self.c(x)[:, :, 0, 0]\nreturn z + 0.1 * torch.rand_like(z)", "stochastic = True"),
+        ("z = self.c(x)[:, :, 0, 0]\nreturn z - z.mean(dim=0)", "images beside it"),
+    ],
+)
+def test_answers_that_depend_on_chance_or_company_are_told(
+    tmp_path: Path, body: str, told: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=told):
+        built(tmp_path, body)
+    # what declares it is taken as it is
+    if "rand" in body:
+        path = tmp_path / "m.py"
+        declared = "nn.Module):\n    stochastic = True"
+        path.write_text(path.read_text().replace("nn.Module):", declared))
+        assert adapters.load_model(f"{path}:build", size=8).classifier.stochastic

@@ -43,6 +43,7 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
             "cat/test_1.png": grey(20),
             "cat/b.png": grey(30),
             "cat/n.txt": b"",
+            "cat/._b.png": b"left by another system",
         },
     )
     loaded = adapters.load_images(tmp_path)
@@ -358,3 +359,42 @@ def test_classes_that_do_not_match_are_an_error_that_shows_both() -> None:
         adapters.matched(labelled(("xyz", "uvw")), ("cat", "dog"), 2)
     with pytest.raises(ConfigurationError, match="are all the model's"):
         adapters.matched(labelled(("cat", "CAT")), ("cat", "dog"), 2)
+
+
+def test_what_no_one_can_tell_of_pixels_is_an_error(tmp_path: Path) -> None:
+    """32-bit integers up to 200: as 16 bits they would be black."""
+    levels = np.full((4, 4), 200, np.int32)
+    folder_of(tmp_path, {"a/0.tif": Image.fromarray(levels), "b/0.png": grey(9)})
+    with pytest.raises(DataError, match=r"0\.tif: its pixels are 32-bit integers up to 200"):
+        adapters.load_images(tmp_path)
+    folder_of(tmp_path, {"a/0.tif": Image.fromarray(257 * levels)})
+    assert int(adapters.load_images(tmp_path).images.pixels[0].min()) == 200
+
+
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    image = Image.new("L", (4, 2), 7)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "0.jpg", exif=exif)
+    loaded = adapters.load_images(tmp_path)
+    assert not any("upright" in note for note in loaded.notes)
+
+
+def test_numbered_folders_come_in_the_order_of_texts_and_that_is_told(tmp_path: Path) -> None:
+    folder_of(tmp_path, {f"{i}/0.png": grey(i) for i in range(11)})
+    images = adapters.load_images(tmp_path).images
+    named, told = adapters.matched(images, tuple(map(str, range(11))), 11)
+    assert named.labels.tolist() == named.pixels[:, 0, 0, 0].tolist()
+    _, told = adapters.matched(images, (), 11)
+    assert "order of their names as texts (0, 1, 10, 2, ...)" in told
+    _, told = adapters.matched(labelled(("0", "1")), (), 2)
+    assert "texts" not in told
+
+
+def test_a_whole_name_goes_before_a_part_of_another() -> None:
+    images, _ = adapters.matched(
+        labelled(("missile", "projectile")), ("projectile, missile", "missile", "x"), 3
+    )
+    assert images.labels.tolist() == [1, 0]

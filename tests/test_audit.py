@@ -337,7 +337,11 @@ def test_without_gradients_the_others_attack(digits: Digits, tmp_path: Path) -> 
     )
     with pytest.raises(ConfigurationError, match=r"'white-box' .*a test closes it.*query-scores"):
         run_audit(loaded, images_of(digits), tmp_path, eps=[0.1], threats=["white-box"])
-    done = run_audit(loaded, images_of(digits), tmp_path / "out", eps=[0.15])
+    limits = requirements(["robust=0", "believable=1"])
+    done = run_audit(loaded, images_of(digits), tmp_path / "out", eps=[0.15], limits=limits)
+    # what chance and a substitute find is no proof that gradients would find no more
+    assert [one.met for one in done.figures.limits] == [True, False]
+    assert "attacked without gradients" in done.figures.line
     assert set(done.records.column("threat")) == {
         "clean", "transfer", "query-decisions", "query-scores"
     }  # fmt: skip

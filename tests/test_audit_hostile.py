@@ -153,3 +153,23 @@ def test_the_verdict_is_json_of_its_own_types(digits: Digits, tmp_path: Path) ->
 
     told = json.loads((done.folder / "verdict.json").read_text(), parse_constant=refuse)
     assert np.isclose(told["robust"]["value"], done.figures.robust.value)
+
+
+def test_answers_that_are_no_numbers_are_told(digits: Digits, tmp_path: Path) -> None:
+    loaded = bare(digits, tmp_path)
+    with torch.no_grad():
+        next(loaded.classifier.parameters()).fill_(torch.nan)
+    with pytest.raises(ns.NotSureError, match="40 of 40 clean images with NaN"):
+        run_audit(loaded, images_of(digits), tmp_path / "out", eps=[0.1])
+
+
+def test_whether_gradients_were_followed_is_read_off_the_records(
+    digits: Digits, tmp_path: Path
+) -> None:
+    loaded = bare(digits, tmp_path)
+    for threat, followed in (("query-scores", False), ("oblivious", True)):
+        done = run_audit(
+            loaded, images_of(digits), tmp_path / threat, eps=[0.1], threats=[threat], most=0
+        )
+        assert done.figures.by_gradients is followed
+        assert ("without gradients" in done.figures.line) is not followed

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from notsure.core.errors import UnsupportedError
-from notsure.core.state import undisturbed
+from notsure.core.state import seeded, undisturbed
 
 KEYS = ("logits", "scores", "output", "outputs", "out", "predictions", "prediction")
 """The names under which a dictionary of several tensors is looked through, in this order."""
@@ -19,6 +19,7 @@ SIZES = (32, 28, 64, 8, 16, 96, 128, 224, 256, 299, 384)
 """The sizes that a model of unknown size is tried with."""
 
 _SMALLEST = 1e-12
+_STEADY = 1e-3
 _SEED = 0
 
 
@@ -181,6 +182,7 @@ def _probed(
             f"The model answers two images with shape {tuple(answer.shape)}; a classifier yields "
             "logits (2, K)."
         )
+    _require_steady(module, x, answer)
     values = answer.double()
     sums = bool(((values.sum(dim=1) - 1).abs() < 1e-4).all())
     inside = bool(((values >= 0) & (values <= 1)).all())
@@ -209,6 +211,35 @@ def _answers_one(module: nn.Module, x: torch.Tensor, answer: torch.Tensor) -> bo
     if alone is None or alone.ndim == 0 or len(alone) != 1:
         return False
     return alone.numel() == answer.shape[1]
+
+
+def _require_steady(module: nn.Module, x: torch.Tensor, answer: torch.Tensor) -> None:
+    """Refuses a model whose answer to an image depends on chance or on the images beside it.
+
+    Raises:
+        UnsupportedError: it does, and does not declare that it is stochastic.
+    """
+    if any(getattr(part, "stochastic", False) is True for part in module.modules()):
+        return
+    least = _STEADY * float(answer.abs().max())
+    with seeded(_SEED + 1):
+        again = _answer(module, x, [])
+    if again is not None and _apart(answer, answer_in(again)) > least:
+        raise UnsupportedError(
+            "The model answers the same images otherwise each time. If that is meant, say "
+            "stochastic = True on the module that draws, whose answers attacks then average; if "
+            "not, a dropout is in training mode: a program is made after model.eval()."
+        )
+    turned = _answer(module, x.flip(0)[:1].repeat(2, 1, 1, 1), [])
+    if turned is not None and _apart(answer[-1:], answer_in(turned)[:1]) > least:
+        raise UnsupportedError(
+            "The model's answer to an image depends on the images beside it, as with a batch "
+            "normalisation in training mode: a program is made after model.eval()."
+        )
+
+
+def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.reshape(-1) - other.reshape(-1)).abs().max())
 
 
 def _taken_of(output: Any) -> str:

@@ -23,7 +23,9 @@ _GREY = ("1", "L", "LA", "La")
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _LEVELS = 65535
+_EIGHT_BITS = 255
 _ORIENTATION = 0x0112
+_TURNED_BY_EXIF = range(2, 9)
 
 TURNED, DEEP, TRANSPARENT, RESIZED = "turned", "deep", "transparent", "resized"
 """What may have been done to an image, see `Pixels.done`."""
@@ -116,7 +118,7 @@ def _upright(image: Image, done: set[str]) -> Image:
     from PIL import ImageOps
 
     image.load()
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if image.getexif().get(_ORIENTATION, 1) in _TURNED_BY_EXIF:
         done.add(TURNED)
         return ImageOps.exif_transpose(image)
     return image
@@ -132,6 +134,11 @@ def _eight_bits(image: Image, done: set[str]) -> Image:
             raise DataError(
                 f"its pixels run from {levels.min()} to {levels.max()}, which is neither 8 nor 16 "
                 "bits: save it as one of these"
+            )
+        if image.mode == "I" and image.format != "PNG" and levels.max() <= _EIGHT_BITS:
+            raise DataError(
+                f"its pixels are 32-bit integers up to {levels.max()}, of which no one can tell "
+                "whether they are of 8 or of 16 bits: save it as one of these"
             )
         done.add(DEEP)
         # 65535 / 255 = 257

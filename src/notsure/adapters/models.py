@@ -61,6 +61,9 @@ def load_model(
         UnsupportedError: it is no classifier of images.
     """
     text = str(spec)
+    for pixels in () if size is None else (size,) if isinstance(size, int) else size:
+        if pixels < 1:
+            raise ConfigurationError(f"A size is at least 1 pixel; got {size}.")
     given = Given(
         checkpoint=None if checkpoint is None else str(checkpoint),
         size=size,

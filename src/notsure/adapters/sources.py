@@ -255,9 +255,14 @@ def _class_folders(text: str, folder: Path) -> Files | None:
         own: list[Path] = []
         numbers: list[int] = []
         for number, name in enumerate(names):
-            there = sorted(path for path in (root / name).glob("*") if path.is_file())
+            there = sorted(
+                path
+                for path in (root / name).glob("*")
+                # hidden files are no images: some systems put "._cat.jpg" beside "cat.jpg"
+                if path.is_file() and not path.name.startswith(".")
+            )
             images = [path for path in there if path.suffix.lower() in _ENDINGS]
-            others += sum(not path.name.startswith(".") for path in there) - len(images)
+            others += len(there) - len(images)
             own += images
             numbers += [number] * len(images)
         if own:
@@ -271,4 +276,7 @@ def _classes_in(root: Path) -> list[str]:
 
 
 def _images_in(folder: Path) -> bool:
-    return any(path.suffix.lower() in _ENDINGS for path in folder.glob("*"))
+    return any(
+        path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
+        for path in folder.glob("*")
+    )

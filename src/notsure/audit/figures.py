@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import notsure
 from notsure.audit.requirements import BELIEVABLE, CLEAN, FIGURES, ROBUST, STRICT, Requirement
 from notsure.core.storage import atomic
@@ -17,6 +19,10 @@ from notsure.evaluation.intervals import rate_of
 from notsure.evaluation.outcomes import outcomes
 from notsure.evaluation.robustness import WORST_CASE
 from notsure.evaluation.threats import CLEAN as CLEAN_THREAT
+from notsure.evaluation.threats import Oblivious, WhiteBox
+
+BY_GRADIENTS = (Oblivious.name, WhiteBox.name)
+"""The threats under which attacks follow the gradients of the model itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,7 @@ class Figures:
         by_threat: by threat and budget, the worst case as the report has it.
         judgement: of `robust`, in the words of `notsure.evaluation.Conclusion`.
         raised: the names of the flags that are raised.
+        by_gradients: whether any attack followed the model's own gradients.
         suite: its name and version.
         limits: the limits that were asked for.
     """
@@ -69,6 +76,7 @@ class Figures:
     by_threat: Mapping[str, Mapping[str, Mapping[str, Rate]]]
     judgement: str
     raised: tuple[str, ...]
+    by_gradients: bool
     suite: str
     limits: tuple[Met, ...]
 
@@ -94,6 +102,8 @@ class Figures:
         believed = "" if BELIEVABLE not in asked else "; had to be believable"
         raised = [name for name in self.raised if name in ABOUT_THE_ATTACK]
         doubts = f"; flags: {', '.join(raised)}" if raised else ""
+        if not self.by_gradients:
+            doubts = f"; attacked without gradients{doubts}"
         return (
             f"notsure audit: {word} {self.model} on {self.data}, {self.norm} {self.eps:.4g}, "
             f"n = {self.robust.n}: {', '.join(parts)}; {self.judgement}{doubts}{believed}"
@@ -140,13 +150,15 @@ def figures_of(
     raised = tuple(flag.name for flag in flags(own) if flag.raised)
     doubts = set(raised) & set(ABOUT_THE_ATTACK)
     before = rate_of(found.right | found.rejected)
+    followed = own.column("gradients")[np.isin(own.column("threat"), BY_GRADIENTS)]
+    by_gradients = bool((followed.astype(np.float64) > 0).any())
     shares = {
         CLEAN: rate_of(found.right),
         ROBUST: rate_of(~found.fooled),
         STRICT: rate_of(found.held),
     }
     values = {name: rate.value for name, rate in shares.items()}
-    values[BELIEVABLE] = float(not doubts)
+    values[BELIEVABLE] = float(by_gradients and not doubts)
     suite = records.meta.get("suite") or {}
     return Figures(
         model=model,
@@ -160,6 +172,7 @@ def figures_of(
         by_threat=by_threat,
         judgement=judgement_of(shares[ROBUST], before, doubted=bool(doubts)),
         raised=raised,
+        by_gradients=by_gradients,
         suite=f"{suite.get('name', 'none')} {suite.get('version', '')}".strip(),
         limits=tuple(Met(requirement=one, value=values[one.figure]) for one in limits),
     )

@@ -61,6 +61,12 @@ def require_skill(loaded: Loaded, images: Images, accuracy: Rate, *, batch_size:
     """
     if not near_chance(accuracy, loaded.num_classes):
         return
+    broken = _without_numbers(loaded.classifier, images, batch_size)
+    if broken:
+        raise InputError(
+            f"{loaded.name} answers {broken} of {accuracy.n} clean images with NaN or infinity: "
+            "its weights are damaged, or a layer divides by zero or overflows."
+        )
     tried = explanations(loaded, images, batch_size=batch_size)
     chance = 1 / loaded.num_classes
     likely = [one for one in tried if one.accuracy.value > chance + _PLAUSIBLE * (1 - chance)]
@@ -188,13 +194,25 @@ def explanations(loaded: Loaded, images: Images, *, batch_size: int) -> list[Tri
     return tried
 
 
-def _above_half(classifier: Classifier, images: Images, batch_size: int) -> torch.Tensor | None:
-    """Where a single answer is above one half; None where answers are no probabilities."""
+def _logits(classifier: Classifier, images: Images, batch_size: int) -> torch.Tensor:
     device = classifier.device
     with undisturbed(classifier, device), torch.inference_mode():
-        logits = torch.cat([classifier.logits(x.to(device)) for x, _ in images.batches(batch_size)])
+        return torch.cat(
+            [classifier.logits(x.to(device)).cpu() for x, _ in images.batches(batch_size)]
+        )
+
+
+def _without_numbers(classifier: Classifier, images: Images, batch_size: int) -> int:
+    """How many images are answered with NaN or infinity."""
+    answers = _logits(classifier, images, batch_size)
+    return int((~answers.isfinite()).any(dim=1).sum())
+
+
+def _above_half(classifier: Classifier, images: Images, batch_size: int) -> torch.Tensor | None:
+    """Where a single answer is above one half; None where answers are no probabilities."""
+    logits = _logits(classifier, images, batch_size)
     # of a single logit the Classifier makes the two 0 and z
-    single = (logits[:, 1] - logits[:, 0]).cpu()
+    single = logits[:, 1] - logits[:, 0]
     if not bool(((single >= 0) & (single <= 1)).all()):
         return None
     return (single > 0.5).long()

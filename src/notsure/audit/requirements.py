@@ -16,7 +16,8 @@ FIGURES: Mapping[str, str] = {
     CLEAN: "clean images that are accepted and right",
     ROBUST: "images that nothing fooled within the largest budget; a rejected one counts as safe",
     STRICT: "images that are accepted and right whatever was tried within the largest budget",
-    BELIEVABLE: "1 if no flag says that the attacks were weaker than they look, otherwise 0",
+    BELIEVABLE: "1 if attacks followed gradients and no flag says that they were weaker than they "
+    "look, otherwise 0",
 }
 """The figures that there are limits for."""
 
