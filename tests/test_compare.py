@@ -16,6 +16,7 @@ from notsure.evaluation.joining import joined
 from notsure.evaluation.records import Records
 from notsure.evaluation.robustness import RobustnessRow, robustness
 from notsure.report.compare import read_runs, report_runs, run_names
+from notsure.report.reading import uneven_attacks
 from tests.records import Rows, attacked, clean, synthetic
 
 Y = [0, 1, 2, 0, 1, 2]
@@ -148,6 +149,7 @@ def test_runs_that_cannot_be_compared(other: dict[str, Any], both: list[str]) ->
     ("other", "both"),
     [
         ({"weights": "bbbb"}, ["aaaa", "bbbb", "two guards"]),
+        ({"told": {"learnt": "cccc"}}, ["learnt parts None", "cccc", "two guards"]),
         ({"told": {"rule": "all"}}, ["another rule"]),
         ({"told": {"calibration": None}}, ["another calibration"]),
     ],
@@ -243,12 +245,38 @@ def test_comparison_on_the_command_line(
     assert "april: CE" in page
 
 
+def test_guards_that_were_not_attacked_alike_are_told() -> None:
+    def told(*runs: Records) -> list[str]:
+        return uneven_attacks(joined([(f"run {i}", one) for i, one in enumerate(runs)]))
+
+    one = run("CE", suite=SUITE)
+    fewer = run("RCE", suite=SUITE, threat="oblivious")
+    larger = attacked("PGD", guard="RCE", threat="white-box", eps=0.3, score_A=[0.0] * 6)
+    assert told(one, run("RCE", suite=SUITE, attack="FGSM")) == []
+    assert told(one, fewer) == [
+        "CE was not attacked under the threat oblivious.",
+        "RCE was not attacked under the threat white-box.",
+    ]
+    (more,) = told(one, run("RCE", suite=SUITE, rows=[larger]))
+    assert more == "CE was not attacked within ℓ∞ 0.3 (76.5/255)."  # noqa: RUF001
+    # attacks that no suite has chosen are compared one by one
+    assert told(run("CE"), run("RCE")) == []
+    assert told(run("CE"), run("RCE", attack="FGSM")) == [
+        "CE was not attacked by FGSM (white-box).",
+        "RCE was not attacked by PGD (white-box).",
+    ]
+
+
 def test_page_of_several_runs(folders: list[Path], tmp_path: Path) -> None:
     written = report_runs(folders, out=tmp_path / "both.html")
     page = written.read_text(encoding="utf-8")
     assert page.lower().startswith("<!doctype html>")
     assert "march: CE" in page
     assert "april: CE" in page
+    assert "not attacked alike" not in page
+    run("CE", threat="oblivious").write(tmp_path / "may" / "records.parquet")
+    written = report_runs([*folders, tmp_path / "may"], out=tmp_path / "three.md")
+    assert "may: CE was not attacked under the threat white-box" in written.read_text("utf-8")
 
 
 def test_one_run_is_reported_beside_its_records(folders: list[Path]) -> None:

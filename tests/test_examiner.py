@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ from notsure.evaluation import (
     suite_plan,
 )
 from notsure.evaluation.run_folder import PARTS, RECORDS
-from notsure.evaluation.suites import VERSION
+from notsure.evaluation.suites import VERSION, taught_by
 from notsure.models import Randomized
 from notsure.observation import Observation
 from tests.conftest import Digits
@@ -139,7 +140,8 @@ def test_transfer_is_an_attack_on_the_substitute() -> None:
 
 
 def test_attacks_that_see_the_same_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier, other = ns.Classifier(small_network(0)), ns.Classifier(small_network(1))
+    # a bare module becomes one target, whoever is sent what is made on it
+    classifier, other = ns.Classifier(small_network(0)), small_network(1)
     x, y = labelled()
     calls: list[int] = []
     search = PGD.search
@@ -249,6 +251,10 @@ def test_hard_parts_are_met_with_bpda() -> None:
         ({"attacks": [FGSM(), FGSM()]}, "given twice"),
         ({"attacks": [FGSM()], "threats": ["oblivious", "oblivious"]}, "given twice"),
         ({"attacks": [FGSM()], "parameters": {"nobody": {}}}, "none of the guards"),
+        (
+            {"suite": "quick", "eps": [0.1], "substitutes": {"distilled": small_network(1)}},
+            "'distilled' is what a suite calls",
+        ),
     ],
 )
 def test_what_makes_no_run_says_why(settings: dict[str, Any], message: str) -> None:
@@ -506,6 +512,124 @@ def test_damaged_parts_are_told(
     stopping(10**6)
     records = ns.evaluate(digits.guard, x, y, out=tmp_path, **RUN)
     assert values(records) == values(ns.evaluate(digits.guard, x, y, **RUN))
+
+
+def test_a_part_of_another_run_is_not_mixed_in(
+    tmp_path: Path, stopping: Callable[[int], None]
+) -> None:
+    """Whatever its folder says: a part says itself of which run it is."""
+    x, y = labelled(40)
+    for seed in (0, 1):
+        stopping(3)
+        with pytest.raises(StopError):
+            ns.evaluate(small_guard(seed), x, y, out=tmp_path / str(seed), **RUN)
+    name = "000002.parquet"
+    (tmp_path / "1" / PARTS / name).replace(tmp_path / "0" / PARTS / name)
+    stopping(10**6)
+    with pytest.raises(CheckpointError, match="is of another run: its guards") as caught:
+        ns.evaluate(small_guard(0), x, y, out=tmp_path / "0", **RUN)
+    for seed in (0, 1):
+        assert ns.core.state.weights_hash(small_network(seed)) in str(caught.value)
+    (tmp_path / "0" / PARTS / name).unlink()
+    again = ns.evaluate(small_guard(0), x, y, out=tmp_path / "0", **RUN)
+    assert values(again) == values(ns.evaluate(small_guard(0), x, y, **RUN))
+
+
+def test_a_guard_whose_parts_learnt_something_else_is_another_guard(
+    digits: Digits, tmp_path: Path
+) -> None:
+    """Same network, same settings, same thresholds: what the detector learnt tells them apart."""
+    train = digits.split.train
+    twins = []
+    for count in (600, 500):
+        guard = ns.Guard(digits.guard.classifier, [ns.detectors.KDensity()])
+        guard.fit(train.x[:count], train.y[:count]).calibrate(digits.split.calibration, fpr=0.05)
+        twins.append(guard)
+    twins[1].calibration = twins[0].calibration
+    x, y = digits.x[:10], digits.y[:10]
+    attacks = [FGSM(eps=0.1)]
+    records = ns.evaluate(twins[0], x, y, attacks=attacks, out=tmp_path)
+    with pytest.raises(CheckpointError, match=r"\(learnt\)") as caught:
+        ns.evaluate(twins[1], x, y, attacks=attacks, out=tmp_path)
+    assert records.meta["guards"]["guard"]["learnt"] in str(caught.value)
+    bare = ns.evaluate(digits.guard.classifier, x, y, attacks=attacks)
+    assert bare.meta["guards"]["classifier"]["learnt"] is None
+
+
+def test_a_substitute_is_taught_once_and_not_for_a_run_that_is_over(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons: list[int] = []
+
+    def teach(guard: ns.Guard, x: torch.Tensor, suite: Any, seed: int) -> Any:
+        lessons.append(len(x))
+        return taught_by(guard, x, suite, seed)
+
+    monkeypatch.setattr("notsure.evaluation.examiner.taught_by", teach)
+    told: dict[str, Any] = {
+        "suite": "quick",
+        "threats": ["oblivious", "transfer"],
+        "eps": [0.1],
+        "batch_size": 10,
+        "probes": 0,
+        "out": tmp_path,
+    }
+    x, y = digits.x[:20], digits.y[:20]
+    whole = ns.evaluate(digits.guard, x, y, **told)
+    assert lessons == [20]
+    again = ns.evaluate(digits.guard, x, y, **told)
+    assert lessons == [20]
+    assert values(again, without=()) == values(whole, without=())
+    assert again.meta == whole.meta
+    assert again.meta["substitutes"]["distilled from guard"]["queries"] >= 20
+
+
+def test_guards_and_classifiers_are_examined_side_by_side() -> None:
+    x, y = labelled()
+    network = small_network(1)
+    records = ns.evaluate({"guard": small_guard(), "bare": network}, x, y, attacks=[FGSM(eps=0.1)])
+    assert records.guards == ["guard", "bare"]
+
+
+def test_progress_tells_what_is_left_within_the_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    remarks: list[str] = []
+
+    @contextmanager
+    def told(*_: Any, **__: Any) -> Iterator[Callable[[int, str], None]]:
+        yield lambda _, remark: remarks.append(remark)
+
+    monkeypatch.setattr("notsure.evaluation.examiner.progress_bar", told)
+    x, y = labelled()
+    attacks = [DeepFool(), PGD(eps=0.02, steps=3)]
+    records = ns.evaluate(small_guard(), x, y, attacks=attacks, threats=["white-box"], probes=0)
+    left = [float(one.split("left so far ")[1].rstrip("%")) for one in remarks]
+    rows = {row.attack: row for row in robustness(records)}
+    assert rows["DeepFool"].lenient.value < 0.2
+    # images from any distance do not count as soon as there is a budget
+    assert left[-1] == pytest.approx(100 * rows["worst case"].lenient.value, abs=0.06)
+    assert left[0] > 50
+
+
+def test_the_time_left_is_judged_by_what_this_process_does(
+    tmp_path: Path, stopping: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = labelled(40)
+    stopping(3)
+    with pytest.raises(StopError):
+        ns.evaluate(small_guard(), x, y, out=tmp_path, **RUN)
+    stopping(10**6)
+    moved: list[int] = []
+
+    @contextmanager
+    def told(_: str, total: int, *, start: int, **__: Any) -> Iterator[Callable[[int, str], None]]:
+        moved.extend([-total, start])
+        yield lambda units, _: moved.append(units)
+
+    monkeypatch.setattr("notsure.evaluation.examiner.progress_bar", told)
+    ns.evaluate(small_guard(), x, y, out=tmp_path, **RUN)
+    assert moved[1] == 16 + 16 + 8
+    assert moved[2:5] == [0, 0, 0]
+    assert sum(moved) == 0
 
 
 def test_a_label_only_attack_under_scores() -> None:

@@ -126,11 +126,30 @@ def test_areas() -> None:
     area = area_under_roc(generator.normal(0, 1, 400), generator.normal(1, 1, 300))
     assert area.low < 0.760 < area.high  # Phi(1 / sqrt 2)
     assert area.high - area.low == pytest.approx(4 * 0.018, abs=0.01)
+    # each end is an area from which the value is 1.96 of the end's own standard deviations away
+    for end in (area.low, area.high):
+        spread = 1 + 349 * ((1 - end) / (2 - end) + end / (1 + end))
+        deviation = math.sqrt(end * (1 - end) * spread / (400 * 300))
+        assert abs(area.value - end) == pytest.approx(1.959964 * deviation, rel=1e-5)
     with pytest.raises(ConfigurationError, match="1 of 2 scores are NaN"):
         area_under_roc([0.0, math.nan], [1.0])
 
 
 scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=30)
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(1, 1), (5, 40), (69, 69), (454, 454)])
+def test_a_perfect_order_is_no_certainty(positives: int, negatives: int) -> None:
+    """The interval ends where the observed area is 1.96 of its standard deviations away."""
+    area = area_under_roc(np.zeros(negatives), np.ones(positives))
+    assert (area.value, area.high) == (1.0, 1.0)
+    mean = (positives + negatives) / 2 - 1
+    low = area.low
+    variance = low * (1 - low) * (1 + mean * ((1 - low) / (2 - low) + low / (1 + low)))
+    deviation = math.sqrt(variance / (positives * negatives))
+    assert 1 - low == pytest.approx(1.959964 * deviation, rel=1e-5)
+    turned = area_under_roc(np.ones(negatives), np.zeros(positives))
+    assert (turned.low, turned.high) == (0.0, pytest.approx(1 - low))
 
 
 @settings(max_examples=60, deadline=None)
@@ -298,6 +317,46 @@ def test_rounding_in_single_precision_is_no_matter(
     )
     worst = [row for row in robustness(records) if row.attack == WORST_CASE]
     assert [row.lenient.count for row in worst] == [0 if counts else 1]
+
+
+def test_what_nobody_has_tried_has_no_worst_case() -> None:
+    def budgets(*more: Rows) -> dict[str, list[float | None]]:
+        records = synthetic(
+            clean(y=[0, 0]),
+            attacked("PGD", eps=0.1),
+            attacked("PGD", eps=0.3),
+            attacked("Square", threat="query-scores", eps=0.3),
+            attacked("PGD", threat="white-box", eps=0.2),
+            *more,
+        )
+        found: dict[str, list[float | None]] = {}
+        for row in robustness(records):
+            if row.attack == WORST_CASE:
+                found.setdefault(row.threat, []).append(row.eps)
+        return found
+
+    assert budgets() == {
+        "oblivious": [0.1, 0.3],
+        "query-scores": [0.3],
+        # who sees everything can do what was done at 0.1 and at 0.3
+        "white-box": [0.1, 0.2, 0.3],
+    }
+    # who sees scores can ask for decisions, and that attack looks for the nearest image
+    nearest = attacked("HopSkipJump", threat="query-decisions", norm=None)
+    assert budgets(nearest)["query-scores"] == [0.1, 0.2, 0.3]
+
+
+def test_worst_cases_come_by_rising_eps_whatever_was_run_first() -> None:
+    records = synthetic(
+        clean(y=[0]),
+        attacked("PGD", eps=0.3),
+        attacked("PGD", norm="l2", eps=2.0),
+        attacked("PGD", eps=0.1),
+        attacked("FGSM", eps=0.2),
+        attacked("PGD", norm="l2", eps=0.5),
+    )
+    worst = [(row.norm, row.eps) for row in robustness(records) if row.attack == WORST_CASE]
+    assert worst == [("linf", 0.1), ("linf", 0.2), ("linf", 0.3), ("l2", 0.5), ("l2", 2.0)]
 
 
 def test_threats_with_minimum_norm_attacks_alone() -> None:

@@ -56,6 +56,11 @@ def test_detection_counts_what_fell() -> None:
     assert (row.flagged_everything.count, row.flagged_everything.n) == (3, 4)
     # to flag both the threshold has to come down to 0.5, which flags the clean 1
     assert (row.false_positives.count, row.false_positives.n) == (1, 2)
+    # all four attacked images are flagged from 0.5 on, as are the clean 1, 2 and 3
+    every = row.false_positives_everything
+    assert (every.count, every.n) == (3, 4)
+    # of the two that fell only 0.5 is below the threshold of 2
+    assert (row.evaded.count, row.evaded.n) == (1, 4)
     assert not row.control
     assert not row.noise
     assert row.held_out is None
@@ -95,6 +100,29 @@ def test_oblivious_rows_stand_beside_adaptive_ones() -> None:
     assert found["white-box", 0.1, "A"].adaptive is None
 
 
+def test_the_adaptive_attack_that_counts_is_the_one_that_evades() -> None:
+    """One that always fails leaves clean images, whose area is 0.5: it must not stand for all."""
+    scores = [0.0, 0.5, 1.0, 1.5]
+    records = synthetic(
+        clean(y=[0] * 4, score_A=scores),
+        attacked("PGD", prediction=1, score_A=5.0),
+        attacked("PGD", threat="white-box", settings={"steps": 1}, score_A=scores),
+        attacked(
+            "PGD", threat="white-box", settings={"steps": 40}, prediction=[1, 1, 1, 0], score_A=1.9
+        ),
+    )
+    rows = detection(records)
+    failing, evading = (row for row in rows if row.threat == "white-box")
+    assert failing.everything.value == 0.5
+    assert failing.evaded.count == 0
+    assert (evading.evaded.count, evading.evaded.n) == (3, 4)
+    oblivious = rows[0]
+    assert oblivious.adaptive == evading.everything
+    assert oblivious.adaptive_flagged == evading.flagged_everything
+    assert oblivious.adaptive_evaded == evading.evaded
+    assert evading.everything.value == 1
+
+
 def test_controls_noise_and_held_out_attacks() -> None:
     records = synthetic(
         clean("one", y=[0] * 3, score_A=0.0, control_x=[0.0, 1.0, None], control_y=None),
@@ -113,7 +141,7 @@ def test_controls_noise_and_held_out_attacks() -> None:
     assert control.held_out is None
     # over the two images that there is a score of
     assert (control.everything.value, control.everything.positives) == (3 / 4, 2)
-    assert control.flagged.n == control.flagged_everything.n == 0
+    assert control.flagged.n == control.flagged_everything.n == control.evaded.n == 0
     assert found["PGD", "A"].flagged.count == 3
 
 
@@ -324,6 +352,30 @@ def test_accuracy_against_distance_against_a_slow_reference(norm: str) -> None:
     assert falls[-1] == robustness(records)[0].lenient.count - sum(
         fooled(broken[0][i]) and not fooled(broken[1][i]) for i in range(80)
     )
+
+
+def test_all_eps_of_an_attack_are_one_search_for_the_nearest() -> None:
+    def pgd(eps: float, prediction: list[int], l2: list[float], **settings: Any) -> Rows:
+        return attacked("PGD", eps=eps, prediction=prediction, l2=l2, settings=settings)
+
+    records = synthetic(
+        clean(y=[0, 0, 0]),
+        pgd(0.3, [1, 1, 0], [3.0, 3.5, 0.0], steps=10, step_size=0.03),
+        pgd(0.1, [1, 0, 0], [1.0, 0.0, 0.0], steps=10, step_size=0.01),
+        pgd(0.1, [1, 1, 1], [2.0, 2.0, 2.0], steps=20),
+        attacked("DeepFool", norm=None, prediction=[1, 1, 1], l2=[0.5, 0.5, 0.5]),
+    )
+    curves = accuracy_against_distance(records, bounded=True)
+    assert {name.split(" ")[0] for _, _, name in curves} == {"PGD", "DeepFool"}
+    found = sorted(
+        [(point.distance, point.lenient.count) for point in curve] for curve in curves.values()
+    )
+    assert found == [
+        [(0, 3), (0.5, 0)],
+        [(0, 3), (1.0, 2), (3.5, 1)],
+        [(0, 3), (2.0, 0)],
+    ]
+    assert set(accuracy_against_distance(records)) == {("guard", "oblivious", "DeepFool")}
 
 
 def test_what_a_curve_of_distances_cannot_be() -> None:

@@ -124,23 +124,29 @@ def test_headline_is_the_worst_case_at_the_largest_eps(
 
 
 def test_markdown_holds_the_figures_of_detection(records: Records, document: Document) -> None:
-    lines = table(tables_of(as_markdown(document)), "CE: detection")
+    tables = tables_of(as_markdown(document))
+    successful = table(tables, "CE: detection of the images")
+    everything = table(tables, "CE: detection of all")
     own = [row for row in detection(records) if row.guard == "CE"]
-    assert len(lines) == len(own) == 16
+    assert len(successful) == len(everything) == len(own) == 16
     for row in own:
-        [line] = [
+        line, other = (
             one
+            for lines in (successful, everything)
             for one in lines
             if (one["detector"], one["attack"], one["threat"])
             == (row.detector, row.attack, row.threat)
             and one["eps"] == f"ℓ∞ {row.eps:g}"  # noqa: RUF001
-        ]
+        )
         area = row.successful
         assert line["AUC, made wrong"] == (f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]")
         assert line["n"] == str(row.flagged.n) == str(row.false_positives.n)
         assert line["found"] == cell(row.flagged, row.flagged.n)
         assert line["false alarms"] == cell(row.false_positives, row.flagged.n)
-        assert line["AUC, all"].startswith(f"{row.everything.value:.3f} [")
+        assert other["AUC, all"].startswith(f"{row.everything.value:.3f} [")
+        assert other["evaded"] == cell(row.evaded, 80)
+        assert other["found, of all"] == cell(row.flagged_everything, 80)
+        assert other["false alarms, of all"] == cell(row.false_positives_everything, 80)
 
 
 def test_every_flag_is_told(records: Records, document: Document) -> None:
@@ -284,7 +290,9 @@ def test_pdf_has_the_same_tables(records: Records, document: Document, pdf: PdfR
 
 def test_pdf_holds_letters_and_vectors(pdf: PdfReader) -> None:
     assert all(abs(page.mediabox.width - 595.28) < 0.1 for page in pdf.pages)
-    assert sum("robust accuracy, %" in page.extract_text() for page in pdf.pages) == 1
+    axes = sum(page.extract_text().count("robust accuracy, %") for page in pdf.pages)
+    # lenient and strict under each threat, then each guard's attacks under each
+    assert axes == 2 * 2 + 2 * 2
     assert not any(len(page.images) for page in pdf.pages)
     kinds = {
         font.get_object()["/Subtype"]

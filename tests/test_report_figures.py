@@ -15,9 +15,9 @@ from notsure.evaluation.intervals import area_under_roc, wilson
 from notsure.evaluation.records import Records
 from notsure.evaluation.robustness import WORST_CASE, robustness
 from notsure.evaluation.transferability import transfer_matrix
-from notsure.report.accuracy import accuracy_figures
+from notsure.report.accuracy import accuracy_figures, attack_figures
 from notsure.report.coverage import coverage_figure
-from notsure.report.effort import distance_figure, queries_figure
+from notsure.report.effort import distance_figures, queries_figure
 from notsure.report.figures import Figure, Panel, arranged
 from notsure.report.gallery import galleries, gallery_rows, png
 from notsure.report.heatmaps import heat_map
@@ -141,18 +141,48 @@ def test_only_guards_that_reject_have_a_coverage() -> None:
     assert coverage_figure(bare, robustness_table(bare)) is None
 
 
+def test_each_attack_has_its_own_curve(records: Records) -> None:
+    (figure,) = attack_figures(records, robustness_table(records))
+    assert figure.identifier == "attacks-linf"
+    assert list(figure.alternatives) == [
+        f"{guard}, {counted}" for guard in ("CE", "bare") for counted in ("lenient", "strict")
+    ]
+    found = {(r.guard, r.threat, r.attack, r.eps): r for r in robustness(records)}
+    lines = _lines(figure, "CE, strict")
+    assert _titles(figure, "CE, strict") == list(EVERY_THREAT[::-1])
+    names = ["FGSM", "PGD", "RandomNoise"]
+    assert [line["name"] for line in lines] == names * len(EVERY_THREAT)
+    for line, threat in zip(lines, np.repeat(EVERY_THREAT[::-1], 3), strict=True):
+        # of a single eps there is a point, and no line from the clean images
+        eps = [0.3] if line["name"] == "RandomNoise" else [0.1, 0.3]
+        rows = [found["CE", threat, line["name"], one] for one in eps]
+        start = [] if len(eps) == 1 else [rows[0].clean_accuracy]
+        assert line["x"] == ([] if len(eps) == 1 else [0.0]) + eps
+        shown = [*start, *(row.strict for row in rows)]
+        assert line["y"] == [round(100 * rate.value, 2) for rate in shown]
+    assert len({line["line"]["color"] for line in lines}) == 3
+
+
 def test_distance_curves_are_the_metrics(records: Records) -> None:
-    figure = distance_figure(records)
-    assert figure is not None
-    assert list(figure.alternatives) == ["DeepFool"]
+    by_attack, by_guard = distance_figures(records)
+    assert set(by_attack.alternatives) == {"FGSM", "PGD", "RandomNoise", "DeepFool"}
+    assert set(by_guard.alternatives) == {"CE", "bare"}
     # one guard's attack has two settings there, which are the threats' doing
-    found = {key[:2]: points for key, points in accuracy_against_distance(records).items()}
-    lines = _lines(figure, "DeepFool")
-    threats = np.repeat(_titles(figure, "DeepFool"), 2)
-    for line, threat in zip(lines, threats, strict=True):
-        points = found[line["name"], threat]
-        assert line["y"] == [round(100 * point.lenient.value, 2) for point in points]
-        assert line["x"] == pytest.approx([point.distance for point in points], rel=1e-5)
+    told = accuracy_against_distance(records, points=51, bounded=True)
+    # what leaves least comes first
+    least = min(told.items(), key=lambda one: one[1][-1].lenient.value)[0]
+    assert next(iter(by_attack.alternatives)) == least[2].split(" ")[0]
+    found = {(g, t, name.split(" ")[0]): points for (g, t, name), points in told.items()}
+    for figure, choice in ((by_attack, "DeepFool"), (by_attack, "PGD"), (by_guard, "bare")):
+        lines = _lines(figure, choice)
+        titles = _titles(figure, choice)
+        names = list(by_attack.alternatives) if figure is by_guard else ["CE", "bare"]
+        assert [line["name"] for line in lines] == names * len(titles)
+        for line, threat in zip(lines, np.repeat(titles, len(names)), strict=True):
+            guard, attack = (choice, line["name"]) if figure is by_guard else (line["name"], choice)
+            points = found[guard, threat, attack]
+            assert line["y"] == [round(100 * point.lenient.value, 2) for point in points]
+            assert line["x"] == pytest.approx([point.distance for point in points], rel=1e-5)
 
 
 def test_queries_are_of_the_query_threats_alone(records: Records) -> None:
@@ -255,6 +285,27 @@ def test_histograms_count_every_image(records: Records) -> None:
         assert row["clean images"] == its.sum()
 
 
+def test_histograms_of_noise_show_every_noisy_image(records: Records) -> None:
+    (figure,) = histogram_figures(records, robustness_table(records), detection_table(records))
+    rows = [
+        row for row in figure.rows if (row["attack"], row["threat"]) == ("RandomNoise", "oblivious")
+    ]
+    noisy = records.where(guard="CE", threat="oblivious", attack="RandomNoise")
+    scores = noisy.column("score_KDensity").astype(float)
+    inside = (scores >= rows[0]["from"]) & (scores < rows[-1]["to"])
+    assert sum(row["adversarial images"] for row in rows) == inside.sum()
+    right = noisy.column("clean_prediction") == noisy.column("y")
+    wrong = noisy.column("prediction") != noisy.column("y")
+    assert inside.sum() > (inside & right & wrong).sum()
+    (row,) = {
+        one.by_threat["oblivious"].everything
+        for one in detection_table(records)
+        if one.noise and not one.control
+    }
+    choice = next(name for name in figure.alternatives if name.startswith("RandomNoise"))
+    assert any(f"{row.value:.3f}" in title for title in _titles(figure, choice))
+
+
 def test_gaps_keep_the_columns_of_a_wide_page_alone() -> None:
     panels = [Panel(title=f"{i}", traces=[], x={}, y={}) for i in range(3)]
     drawn = arranged([panels[0], None, panels[1], panels[2]], columns=2, height=99, narrow_height=9)
@@ -304,9 +355,8 @@ def test_labels_leave_out_what_the_threat_changes() -> None:
 
 def test_several_settings_of_minimum_norm_attacks_are_told_apart() -> None:
     attacks: list[Attack] = [("DDN", None, None, {"steps": n}) for n in (10, 20)]
-    figure = distance_figure(made_up({"CE": []}, attacks=attacks))
-    assert figure is not None
-    assert list(figure.alternatives) == ["DDN (steps = 10)", "DDN (steps = 20)"]
+    figure, _ = distance_figures(made_up({"CE": []}, attacks=attacks))
+    assert set(figure.alternatives) == {"DDN (steps = 10)", "DDN (steps = 20)"}
 
 
 def test_histograms_of_several_substitutes_show_what_their_area_is_of() -> None:

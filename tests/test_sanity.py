@@ -491,6 +491,23 @@ def test_averaging_over_draws_is_found_wherever_it_is(gradient: dict[str, Any], 
     assert found.raised != fine
 
 
+@pytest.mark.parametrize("classifier", [True, False])
+def test_an_oblivious_attack_has_to_average_where_the_classifier_is_random(
+    classifier: bool,
+) -> None:
+    def random(parts: dict[str, Rows], guards: Guards) -> None:
+        stochastic(parts, guards)
+        guards["guard"]["stochastic_classifier"] = classifier
+        for name in ("white-box", "larger"):
+            parts[name]["settings"] = {"steps": 40, "gradient": {"name": "EOT", "n": 20}}
+
+    found = examined(random)["stochastic-without-eot"]
+    assert found.looked
+    # what is random about a detector alone is nothing that the oblivious attacker meets
+    assert found.raised == classifier
+    assert ("oblivious" in found.because) == classifier
+
+
 def test_few_classes_are_judged_by_their_chance() -> None:
     def half_right(parts: dict[str, Rows], guards: Guards) -> None:
         parts["clean"]["prediction"] = np.where(np.arange(N) % 20 < 11, Y, (Y + 1) % CLASSES)

@@ -69,6 +69,26 @@ def inverted(x: torch.Tensor) -> torch.Tensor:
     return 1 - x
 
 
+class Remembering(nn.Module):
+    """A network that knows the test images by heart, and looks up those that were changed much.
+
+    A small change fools it; a larger one meets the table, which is right and has no gradient.
+    """
+
+    def __init__(self, classifier: ns.Classifier, radius: float = 1.0) -> None:
+        super().__init__()
+        test = ns.data.load("digits").test.select(slice(0, 120))
+        self.classifier, self.radius = classifier, radius
+        self.register_buffer("x", test.x.flatten(1), persistent=False)
+        self.register_buffer("y", test.y, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.classifier.logits(x)
+        distance, nearest = torch.cdist(x.flatten(1), self.x).min(dim=1)
+        known = 10.0 * nn.functional.one_hot(self.y[nearest], logits.shape[1])
+        return torch.where((distance > self.radius)[:, None], known.to(logits), logits)
+
+
 def evaluated(
     guard: Any,
     digits: Digits,
@@ -138,6 +158,12 @@ FAULTS = {
         before(shattered),
         others=("survives-unbounded",),
         attacks=(PGD(eps=0.2, steps=10), Square(eps=0.2, queries=300)),
+    ),
+    "remembering": Fault(
+        "not-monotone",
+        Remembering,
+        others=("zero-gradients", *STANDS),
+        attacks=(PGD(eps=0.1, steps=10), PGD(eps=0.3, steps=10)),
     ),
     "standing still": Fault("survives-unbounded", UNTOUCHED, others=STANDS, attacks=(STILL,)),
     "too short": Fault("not-converged", UNTOUCHED, attacks=(TIMID,)),

@@ -45,14 +45,26 @@ class Detection(Run):
         flagged_everything: the same of the images of `everything`.
         false_positives: share of the clean images of `successful` that are flagged where the
             threshold is such that 95 % of their attacked versions are (FPR at 95 % TPR).
+        false_positives_everything: the same of the images of `everything`.
+        evaded: of all images, the share that is classified rightly when clean and wrongly when
+            attacked, and not flagged by this detector's frozen threshold; n is 0 without one.
         control: whether this is no detector but a control, whose scores know nothing; its figures
             are over the images that it was computed for.
         noise: whether the attack is random noise, which is a control as well.
         held_out: whether the detector learnt from an attack of another class than this one; None
             where nothing was learnt from any attack.
         adaptive: of an oblivious row, `everything` of the white-box row of the same attack class,
-            norm, eps and detector; the lowest where there are several; None where there is none.
+            norm, eps and detector; None where there is none. Where there are several, it is the one
+            that evades the detector most often, then the one of the smallest area.
         adaptive_flagged: `flagged_everything` of that white-box row.
+        adaptive_evaded: `evaded` of that white-box row.
+
+    Under a threat whose attacker is told the verdict an image that is rejected is no success. So,
+    where each detector can reject by itself, none of the `successful` ones is flagged, whatever the
+    detector, and their area says only how clean they look below the threshold. An image that was
+    not broken is as it was, and scores as its clean version does: of an attack that always fails
+    `everything` is 0.5, as it is of a detector that sees nothing. What the detector is worth
+    against such an attacker is in `evaded`.
     """
 
     detector: str
@@ -61,11 +73,14 @@ class Detection(Run):
     flagged: Rate
     flagged_everything: Rate
     false_positives: Rate
+    false_positives_everything: Rate
+    evaded: Rate
     control: bool = False
     noise: bool = False
     held_out: bool | None = None
     adaptive: Area | None = None
     adaptive_flagged: Rate | None = None
+    adaptive_evaded: Rate | None = None
 
 
 def detection(records: Records) -> list[Detection]:
@@ -147,6 +162,8 @@ def _detection(
         flagged=_above(attacked[fooled], threshold),
         flagged_everything=_above(attacked, threshold),
         false_positives=false_positive_rate_at(normal[fooled], attacked[fooled]),
+        false_positives_everything=false_positive_rate_at(normal, attacked),
+        evaded=wilson(0, 0) if threshold is None else rate_of(fooled & (attacked <= threshold)),
         control=control,
         noise=group.attack == RANDOM_NOISE,
         held_out=group.attack != fitted_on["name"] if learnt and fitted_on else None,
@@ -164,9 +181,7 @@ def _beside_adaptive(rows: Sequence[Detection]) -> list[Detection]:
     for row in rows:
         key = (row.attack, row.norm, row.eps, row.detector, row.control)
         rival = strongest.get(key)
-        if row.threat == WHITE_BOX and (
-            rival is None or row.everything.value < rival.everything.value
-        ):
+        if row.threat == WHITE_BOX and (rival is None or _strength(row) > _strength(rival)):
             strongest[key] = row
     beside = []
     for row in rows:
@@ -177,11 +192,18 @@ def _beside_adaptive(rows: Sequence[Detection]) -> list[Detection]:
                     row,
                     adaptive=adaptive.everything,
                     adaptive_flagged=adaptive.flagged_everything,
+                    adaptive_evaded=adaptive.evaded,
                 )
             )
         else:
             beside.append(row)
     return beside
+
+
+def _strength(row: Detection) -> tuple[int, float]:
+    """Of two adaptive attacks the one that has more of this is the stronger."""
+    reached = row.evaded.count if row.evaded.n else row.successful.positives
+    return reached, -row.everything.value
 
 
 @dataclass(frozen=True, kw_only=True)

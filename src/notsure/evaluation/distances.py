@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from notsure.core.errors import ConfigurationError
-from notsure.evaluation.grouping import Bools, Group, Grouped, labels
+from notsure.evaluation.grouping import Bools, Group, Grouped, labels, settings_without
 from notsure.evaluation.intervals import Rate, rate_of, wilson
 from notsure.evaluation.records import Records
 from notsure.evaluation.robustness import Run, tolerance
@@ -105,19 +105,24 @@ class DistancePoint:
 
 
 def accuracy_against_distance(
-    records: Records, norm: str = "l2", points: int = 101
+    records: Records, norm: str = "l2", points: int = 101, *, bounded: bool = False
 ) -> dict[tuple[str, str, str], list[DistancePoint]]:
-    """Robust accuracy against distance of every minimum-norm attack (martin Figs. 10, 11).
+    """Robust accuracy against distance of every minimum-norm attack, or of every attack.
+
+    With `bounded` the curves are those of martin's Figures 10 and 11, which raise the eps of an
+    attack and measure how far its images are: all eps of an attack count as one search, and an
+    image falls at the nearest of those that fooled the guard.
 
     Args:
         records: of one seed; rows of probes are left out.
         norm: that the distance is measured in: l0, l1, l2 or linf.
         points: at most so many on a curve; they stand where the accuracy falls, evenly by the
             number of images, the first at distance 0, which is that of the clean images.
+        bounded: whether attacks with a budget are meant as well.
 
     Returns:
-        For each (guard, threat, attack) without a budget, its curve by rising distance. The attack
-        is its class, with its identity where several attacks are of that class.
+        For each (guard, threat, attack), its curve by rising distance. The attack is its class,
+        with its norm or the identity of its largest eps where several attacks are of that class.
 
     Raises:
         ConfigurationError: no such norm, or too few points, or an attack does not cover the clean
@@ -130,15 +135,26 @@ def accuracy_against_distance(
     grouped = Grouped(records)
     curves = {}
     for guard in grouped.guards:
-        groups = [group for group in grouped.attacked(guard) if group.eps is None]
-        names = labels(groups)
+        searches = _searches(grouped, guard, bounded)
+        names = labels([groups[-1] for groups in searches])
         fooled_clean = grouped.fooled(grouped.clean(guard))[0]
-        for group in groups:
-            falls = _nearest(grouped, group, norm, grouped.fooled(group))
-            curves[guard, group.threat, names[group.attack_id]] = _curve(
-                np.where(fooled_clean, 0.0, falls), fooled_clean, norm, points
+        for groups in searches:
+            falls = [_nearest(grouped, one, norm, grouped.fooled(one)) for one in groups]
+            curves[guard, groups[-1].threat, names[groups[-1].attack_id]] = _curve(
+                np.where(fooled_clean, 0.0, np.min(falls, axis=0)), fooled_clean, norm, points
             )
     return curves
+
+
+def _searches(grouped: Grouped, guard: str, bounded: bool) -> list[list[Group]]:
+    """A guard's groups, together where they differ in eps alone; the largest eps comes last."""
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in grouped.attacked(guard):
+        if group.eps is None or bounded:
+            settings = grouped.meta.get("attacks", {}).get(group.attack_id, {})
+            rest = settings_without(settings, "eps") if "eps" in settings else str(group.attack_id)
+            found.setdefault((group.threat, rest), []).append(group)
+    return [sorted(groups, key=lambda group: group.eps or 0.0) for groups in found.values()]
 
 
 def _curve(falls: _Floats, fooled_clean: Bools, norm: str, points: int) -> list[DistancePoint]:

@@ -6,13 +6,13 @@ attacker is chance; a victory is told from it by a paired test.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 from notsure.evaluation.evidence import ENSEMBLES, Duel, Evidence, RunRows, duel, is_bare
 from notsure.evaluation.findings import MANY, Finding, found, largest_first, listed, missing
+from notsure.evaluation.grouping import settings_without
 from notsure.evaluation.records import LONGER, NOISE
 
 SURPRISE = 0.01
@@ -167,21 +167,13 @@ def _pairs(evidence: Evidence) -> Iterator[tuple[str, RunRows, RunRows]]:
             # a single step may overshoot on any model, and noise knows no direction
             if varied == "eps" and settings.get("steps", 2) <= 1:
                 continue
-            key = (run.guard, run.threat, run.substitute, _rest(settings, varied))
+            key = (run.guard, run.threat, run.substitute, settings_without(settings, varied))
             families.setdefault(key, []).append((value, run))
         for family in families.values():
             family.sort(key=lambda pair: pair[0])
             for (less, smaller), (more, larger) in combinations(family, 2):
                 if less < more:
                     yield varied, smaller, larger
-
-
-def _rest(settings: Mapping[str, Any], varied: str) -> str:
-    """All settings but one, to compare by; a step size that was given goes with its eps."""
-    rest = {key: value for key, value in settings.items() if key not in (varied, "probe_of")}
-    if varied == "eps" and rest.get("step_size") and settings["eps"]:
-        rest["step_size"] = f"{rest['step_size'] / settings['eps']:.6g}"
-    return json.dumps(rest, sort_keys=True, default=str)
 
 
 def not_converged(evidence: Evidence) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 
 from notsure.core.checks import check_labels
 from notsure.core.errors import NotFittedError, UnsupportedError, VerificationError
-from notsure.core.state import undisturbed, weights_hash
+from notsure.core.state import tensors_hash, undisturbed, weights_hash
 from notsure.core.target import Adversarial
 from notsure.evaluation.controls import Controls
 from notsure.evaluation.plan import Job
 from notsure.evaluation.records import CONTROL, SCORE, Records
+from notsure.evaluation.robustness import tolerance
 from notsure.evaluation.threats import CLEAN
 from notsure.guard import Guard
 from notsure.verdict import Verdict
@@ -81,11 +83,31 @@ class Examination:
         self.clean, self.clean_ties = self._verdict(self.x)
         self.probability_rows, self.num_classes = self._outputs()
         self.fooled = self.clean.accepted & (self.clean.prediction != self.y)
+        self.budgets: dict[str, float] = {}
+
+    def count_within(self, jobs: Sequence[Job]) -> None:
+        """Sets what `worst` counts: images within the largest eps that these jobs have in a norm.
+
+        An attack without a budget fools nearly every image from somewhere, which tells nothing of
+        how far the run has come; without any budget, everything counts.
+        """
+        for job in jobs:
+            budget = job.attack.budget
+            if job.probe is None and budget is not None:
+                largest = self.budgets.get(budget.norm.name, 0.0)
+                self.budgets[budget.norm.name] = max(largest, budget.eps)
 
     @property
     def worst(self) -> float:
-        """The lenient robust accuracy so far, over everything that was tried."""
+        """The lenient robust accuracy so far, over everything that was tried and counts."""
         return 1 - float(self.fooled.double().mean())
+
+    def _counts(self, distance: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Which images (n,) at these distances `worst` counts."""
+        within = [distance[n] <= eps + tolerance(n, eps) for n, eps in self.budgets.items()]
+        if not within:
+            return torch.ones_like(distance["linf"], dtype=torch.bool)
+        return torch.stack(within).any(dim=0)
 
     def description(self) -> dict[str, Any]:
         """What the guard is, for the records' meta."""
@@ -94,6 +116,7 @@ class Examination:
         return {
             "module": type(guard.classifier.module).__name__,
             "weights": weights_hash(guard.classifier.module),
+            "learnt": _learnt(guard),
             "settings": guard.classifier.settings(),
             "detectors": {name: d.settings() for name, d in guard.named_detectors()},
             "purifier": None if purifier is None else purifier.description(),
@@ -101,6 +124,7 @@ class Examination:
             "rule": guard.rule,
             "calibration": None if calibration is None else asdict(calibration),
             "stochastic": guard.stochastic,
+            "stochastic_classifier": guard.classifier.stochastic,
             "differentiable": guard.differentiable,
             "rejects": guard.rejects,
             "num_classes": self.num_classes,
@@ -205,7 +229,7 @@ class Examination:
         self._confirm(job, found, verdict, ties, rows)
         fooled = verdict.accepted & (verdict.prediction != self.y[rows])
         if job.probe is None:
-            self.fooled[rows] |= fooled
+            self.fooled[rows] |= fooled & self._counts(found.distance)
         attack = job.attack
         count, budget = len(found.x), attack.budget
         columns = self._columns(rows, verdict, ties, found.x)
@@ -236,7 +260,9 @@ class Examination:
         wrong = part.column("accepted").astype(bool) & (
             part.column("prediction") != part.column("y")
         )
-        self.fooled[rows] |= torch.from_numpy(wrong).to(self.fooled.device)
+        distance = {name: torch.tensor(part.column(name)) for name in ("linf", *self.budgets)}
+        counted = torch.tensor(wrong) & self._counts(distance)
+        self.fooled[rows] |= counted.to(self.fooled.device)
 
     def _confirm(
         self,
@@ -330,6 +356,13 @@ class Examination:
             # of a bare classifier without named features the report shows none
             return [None] * count
         return [*_flat(features), *([None] * (count - kept))]
+
+
+def _learnt(guard: Guard) -> str | None:
+    """SHA-256 over what purifier, detectors and corrector have learnt; None without any."""
+    state = guard.state_dict()
+    parts = {name: state[name] for name in state if not name.startswith("classifier.")}
+    return tensors_hash(parts) if parts else None
 
 
 def _flat(x: torch.Tensor) -> list[Any]:

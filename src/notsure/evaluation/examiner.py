@@ -13,7 +13,7 @@ from torch import nn
 
 import notsure
 from notsure.attacks import Attack, Distilled
-from notsure.classifier import Classifier
+from notsure.classifier import Classifier, as_target
 from notsure.core.checks import content_keys
 from notsure.core.errors import ConfigurationError
 from notsure.core.progress import progress_bar
@@ -23,6 +23,7 @@ from notsure.core.target import Target
 from notsure.evaluation.controls import with_noise
 from notsure.evaluation.examination import Examination
 from notsure.evaluation.plan import Job, Plan, crossed, description, jobs_of
+from notsure.evaluation.pupils import Pupil, ready
 from notsure.evaluation.records import FORMAT, SHARD, Records
 from notsure.evaluation.run_folder import RunFolder
 from notsure.evaluation.suites import (
@@ -42,10 +43,11 @@ from notsure.evaluation.threats import (
 from notsure.guard import Guard
 
 Substitutes = Mapping[str, Target | nn.Module]
+Guards = Guard | Classifier | nn.Module
 
 
 def evaluate(
-    guard: Guard | Classifier | nn.Module | Mapping[str, Guard],
+    guard: Guards | Mapping[str, Guards],
     x: torch.Tensor,
     y: torch.Tensor,
     *,
@@ -77,7 +79,7 @@ def evaluate(
     an error. Guards around the same classifier share the attacks that see no more than that.
 
     Args:
-        guard: a calibrated guard, several by name, or a bare classifier.
+        guard: a calibrated guard or a bare classifier, or several by name.
         x: test images (N, C, H, W) in [0,1], which no guard was fitted or calibrated on.
         y: their labels (N,).
         attacks: what attacks them, under every threat, or by the name of the threat.
@@ -88,7 +90,7 @@ def evaluate(
         eps: budgets to run each bounded attack with, in place of its own. A suite needs them.
         norm: of a suite's budgets, "linf" or "l2".
         substitutes: by name, what transfers are made from. A suite adds one that is distilled
-            from each guard's answers about `x` ("distilled").
+            from each guard's answers about `x` ("distilled"), when its first transfer is made.
         parameters: by guard, what it was made with, for heat maps: {"RCE": {"lambda": 0.1}}.
         seed: of the attacks.
         batch_size: how many images are attacked at a time.
@@ -113,7 +115,7 @@ def evaluate(
     Raises:
         CheckpointError: the folder holds another run, or is damaged.
         ConfigurationError: there is no attack or threat, or two are the same, or both a suite and
-            attacks are given.
+            attacks are given; or a substitute is called as the suite's own.
         InputError: images or labels are not what they have to be, or were used before.
         NotFittedError: a guard is not calibrated.
         UnsupportedError: an attack does not apply to what a threat shows.
@@ -159,7 +161,7 @@ def evaluate(
         "suite": None if wanted.suite is None else {"name": wanted.suite, "version": VERSION},
         "threats": names,
         "includes": {j.threat.name: list(j.threat.includes) for own in jobs.values() for j in own},
-        "substitutes": wanted.description(),
+        "substitutes": wanted.description(taught=False),
         "probed": min(probes, len(x)),
         "guards": {name: one.description() for name, one in examinations.items()},
         "attacks": description([job for own in jobs.values() for job in own]),
@@ -168,7 +170,8 @@ def evaluate(
     if rows is not None:
         meta |= {SHARD: {"rows": [chosen.start, chosen.stop], "sections": run.sections}}
     if out is None:
-        return Records.joined(list(run.parts(None, progress)), meta)
+        parts = list(run.parts(None, progress))
+        return Records.joined(parts, meta | {"substitutes": wanted.description(taught=True)})
     told = {
         "batch_size": batch_size,
         "illustrated": illustrated,
@@ -179,7 +182,8 @@ def evaluate(
     folder = RunFolder(out, meta | told)
     if folder.finished:
         return folder.records()
-    records = Records.joined(list(run.parts(folder, progress)), meta)
+    parts = list(run.parts(folder, progress))
+    records = Records.joined(parts, meta | {"substitutes": wanted.description(taught=True)})
     folder.finish(records)
     return records
 
@@ -207,19 +211,26 @@ class _Wanted:
         self.suite = check_suite(suite or "standard") if attacks is None else None
         self.attacks, self.eps, self.norm = attacks, eps, norm
         self.substitutes, self.taught = substitutes, taught
+        # one target for all guards, so that they share what is made on it
+        self.targets = {name: as_target(one) for name, one in substitutes.items()}
         self.threats = threats
-        self.distilled: dict[str, float] = {}
+        self.pupils: dict[str, Pupil] = {}
+        if self.suite is not None and DISTILLED in substitutes:
+            raise ConfigurationError(
+                f"{DISTILLED!r} is what a suite calls the substitute that it teaches itself: give "
+                "yours another name."
+            )
 
     def plan_for(self, name: str, guard: Guard, x: torch.Tensor, seed: int) -> Plan:
         """What is run against a guard."""
         if self.suite is None:
             return crossed(self._threats(), self.attacks or (), self.eps)
         chosen = NAMES if self.threats in (None, "all") else self._names()
-        substitutes = dict(self.substitutes)
+        substitutes: dict[str, Target] = dict(self.targets)
         if TransferFrom.name in chosen:
-            taught = self.taught.get(name) or taught_by(guard, x, self.suite, seed)
-            substitutes[DISTILLED] = taught.classifier
-            self.distilled[f"{DISTILLED} from {name}"] = taught.agreement
+            before, suite = self.taught.get(name), self.suite
+            pupil = Pupil(lambda: before or taught_by(guard, x, suite, seed))
+            substitutes[DISTILLED] = self.pupils[name] = pupil
         return suite_plan(
             guard,
             self.suite,
@@ -245,18 +256,28 @@ class _Wanted:
         found: list[Threat] = []
         for one in threats:
             if one == TransferFrom.name and self.substitutes:
-                found += [TransferFrom(by, called) for called, by in self.substitutes.items()]
+                found += [TransferFrom(by, called) for called, by in self.targets.items()]
             else:
                 found.append(threat_named(one))
         return found
 
-    def description(self) -> dict[str, Any]:
-        """The substitutes for the records' meta: their weights, or how well they were taught."""
-        given: dict[str, Any] = {
+    def description(self, *, taught: bool) -> dict[str, Any]:
+        """The substitutes for the records' meta: their weights, or how well they were taught.
+
+        Args:
+            taught: whether the suite's own may be taught now, where they are not yet.
+        """
+        found: dict[str, Any] = {
             name: weights_hash(one) if isinstance(one, nn.Module) else type(one).__name__
             for name, one in self.substitutes.items()
         }
-        return given | {name: {"agreement": share} for name, share in self.distilled.items()}
+        for name, pupil in self.pupils.items():
+            found[f"{DISTILLED} from {name}"] = _how_well(pupil.taught) if taught else None
+        return found
+
+
+def _how_well(taught: Distilled) -> dict[str, Any]:
+    return {"agreement": taught.agreement, "queries": taught.queries}
 
 
 @dataclass(frozen=True)
@@ -286,6 +307,8 @@ class _Run:
         self.count = rows.stop - rows.start
         self.probed = max(0, min(meta["probed"], rows.stop) - rows.start)
         self.embedded = max(0, embedded - rows.start)
+        for name, own in jobs.items():
+            examinations[name].count_within(own)
         self.tasks = self._tasks(jobs)
 
     def _tasks(self, jobs: Mapping[str, Sequence[Job]]) -> list[_Task]:
@@ -310,24 +333,25 @@ class _Run:
 
     def parts(self, folder: RunFolder | None, shown: bool) -> Iterator[Records]:
         """The records part by part: those of the clean images, then task by task."""
-        total = sum(task.count * len(task.members) for task in self.tasks)
-        number = 0
-        with progress_bar("attacking", total, shown=shown) as advance:
+        steps = [(task, rows) for task in self.tasks for rows in self._batches(task.count)]
+        there = [folder is not None and folder.has(i + 1) for i in range(len(steps))]
+        sizes = [(rows.stop - rows.start) * len(task.members) for task, rows in steps]
+        # what an earlier process did says nothing of how long the rest will take
+        before = sum(size for size, done in zip(sizes, there, strict=True) if done)
+        with progress_bar("attacking", sum(sizes), start=before, shown=shown) as advance:
             for examination in self.examinations.values():
                 for rows in self._batches(self.count):
                     columns = examination.clean_columns(rows, self.embedded)
                     yield Records.of([columns], self.meta)
-            for task in self.tasks:
-                for rows in self._batches(task.count):
-                    number += 1
-                    part = self._part(folder, number, task, rows)
-                    name, job = task.members[-1]
-                    worst = self.examinations[name].worst
-                    advance(
-                        len(part),
-                        f"{name}: {job.threat.name} {job.attack.name}; left so far {worst:.1%}",
-                    )
-                    yield part
+            for place, (task, rows) in enumerate(steps):
+                part = self._part(folder, place + 1, task, rows)
+                left = {name: self.examinations[name].worst for name, _ in task.members}
+                name, job = min(task.members, key=lambda member: left[member[0]])
+                advance(
+                    0 if there[place] else sizes[place],
+                    f"{name}: {job.threat.name} {job.attack.name}; left so far {left[name]:.1%}",
+                )
+                yield part
 
     def _batches(self, count: int) -> Iterator[slice]:
         for start in range(0, count, self.batch_size):
@@ -335,13 +359,13 @@ class _Run:
 
     def _part(self, folder: RunFolder | None, number: int, task: _Task, rows: slice) -> Records:
         if folder is not None and folder.has(number):
-            part = folder.read(number)
+            part = folder.read(number, self.meta)
             for name, _ in task.members:
                 self.examinations[name].remember(part.where(guard=name), rows)
             return part
         name, job = task.members[0]
         first = self.examinations[name]
-        target = job.threat.target(first.guard)
+        target = ready(job.threat.target(first.guard))
         began = time.perf_counter()
         found = job.attack(target, first.x[rows], first.y[rows], seed=self.seed)
         seconds = (time.perf_counter() - began) / len(found.x)
@@ -362,11 +386,11 @@ class _Run:
         return part
 
 
-def _guards(guard: Guard | Classifier | nn.Module | Mapping[str, Guard]) -> dict[str, Guard]:
+def _guards(guard: Guards | Mapping[str, Guards]) -> dict[str, Guard]:
     if isinstance(guard, Mapping):
         if not guard:
             raise ConfigurationError("There is no guard to evaluate.")
-        return dict(guard)
+        return {name: one if isinstance(one, Guard) else Guard(one) for name, one in guard.items()}
     if not isinstance(guard, Guard):
         guard = Guard(guard)
     return {"guard" if guard.rejects else "classifier": guard}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -194,6 +195,14 @@ def labels(groups: Sequence[Group]) -> dict[str | None, str]:
         else:
             found[identity] = f"{attack} #{identity}"
     return found
+
+
+def settings_without(settings: Mapping[str, Any], varied: str) -> str:
+    """All settings of an attack but one, to compare by; a given step size goes with its eps."""
+    rest = {key: value for key, value in settings.items() if key not in (varied, "probe_of")}
+    if varied == "eps" and rest.get("step_size") and settings["eps"]:
+        rest["step_size"] = f"{rest['step_size'] / settings['eps']:.6g}"
+    return json.dumps(rest, sort_keys=True, default=str)
 
 
 def largest_eps(groups: Sequence[Group]) -> list[Group]:

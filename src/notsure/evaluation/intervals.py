@@ -74,7 +74,9 @@ class Area:
     Attributes:
         value: chance that an adversarial image scores higher than a clean one, ties half; NaN
             where there is none of either.
-        low: end of the 95 % interval (Hanley & McNeil 1982).
+        low: end of the 95 % interval, Newcombe's score interval (2006, his method 5): an area whose
+            own variance, after Hanley & McNeil 1982, puts the value 1.96 standard deviations away.
+            Other than an interval by the variance of the value it has a width at 0 and 1, too.
         high: other end.
         positives: number of adversarial images.
         negatives: number of clean images.
@@ -105,16 +107,28 @@ def area_under_roc(clean: npt.ArrayLike, adversarial: npt.ArrayLike) -> Area:
     below = np.searchsorted(ordered, positives, "left")
     not_above = np.searchsorted(ordered, positives, "right")
     value = float((below + not_above).mean() / (2 * n))
-    q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
-    variance = value * (1 - value) + (m - 1) * (q1 - value**2) + (n - 1) * (q2 - value**2)
-    half = Z95 * math.sqrt(max(variance, 0.0) / (m * n))
     return Area(
         value=value,
-        low=max(0.0, value - half),
-        high=min(1.0, value + half),
+        low=_low_end(value, m, n),
+        high=1 - _low_end(1 - value, m, n),
         positives=m,
         negatives=n,
     )
+
+
+def _low_end(value: float, m: int, n: int) -> float:
+    """The smallest area that m positives and n negatives may well show as this one."""
+    mean = (m + n) / 2 - 1
+
+    def beyond(area: float) -> float:
+        spread = 1 + mean * ((1 - area) / (2 - area) + area / (1 + area))
+        return (value - area) ** 2 * m * n - Z95**2 * area * (1 - area) * spread
+
+    low, high = 0.0, value
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if beyond(middle) > 0 else (low, middle)
+    return low
 
 
 def false_positive_rate_at(

@@ -18,6 +18,9 @@ from notsure.evaluation.threats import CLEAN
 _SAME_OF_IMAGES = ("count", "image_shape", "class_names")
 """What the meta says of the test images, which has to be the same in all runs."""
 
+_HASHES = {"weights": "weights", "learnt": "learnt parts"}
+"""What the meta tells of a guard's network and of its parts by a hash."""
+
 _SAME_OF_A_GUARD = ("settings", "detectors", "purifier", "corrector", "rule", "calibration")
 """What makes a guard, beside its weights."""
 
@@ -156,13 +159,14 @@ def _check_parts(one: _Run, other: _Run) -> None:
     """Two files of one run: the guards that both hold are the same ones, attacked differently."""
     for guard in [name for name in one.guards if name in other.guards]:
         mine, theirs = one.guards[guard], other.guards[guard]
-        if mine.get("weights") != theirs.get("weights"):
-            raise CheckpointError(
-                f"The guard {guard!r} of the run {one.name!r} has the weights "
-                f"{mine.get('weights')} in {one.source!r} and {theirs.get('weights')} in "
-                f"{other.source!r}: they are two guards. Give them two names, or keep the two runs "
-                "in two folders."
-            )
+        for key, words in _HASHES.items():
+            if mine.get(key) != theirs.get(key):
+                raise CheckpointError(
+                    f"The guard {guard!r} of the run {one.name!r} has the {words} "
+                    f"{mine.get(key)} in {one.source!r} and {theirs.get(key)} in "
+                    f"{other.source!r}: they are two guards. Give them two names, or keep the two "
+                    "runs in two folders."
+                )
         differing = [key for key in _SAME_OF_A_GUARD if mine.get(key) != theirs.get(key)]
         if differing:
             raise CheckpointError(

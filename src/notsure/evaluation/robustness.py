@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,9 +76,11 @@ class RobustnessRow(Run):
 def robustness(records: Records) -> list[RobustnessRow]:
     """Robust accuracy of every guard under every threat, attack and eps.
 
-    The worst cases come last under each threat: one for every budget that the guard was attacked
-    with under any threat; under a threat that knows minimum-norm attacks alone, one more without a
-    budget (norm and eps are None), over images at any distance.
+    The worst cases come last under each threat: one for every budget, by rising eps, that was tried
+    under it or under a threat that it includes. An attack without a budget tries all that the guard
+    was attacked with; what nobody has tried has no row, since it would look like robustness. Under
+    a threat that knows minimum-norm attacks alone there is one more without a budget (norm and eps
+    are None), over images at any distance.
 
     Args:
         records: of one seed; rows of probes are left out.
@@ -92,7 +95,7 @@ def robustness(records: Records) -> list[RobustnessRow]:
 def _of_guard(grouped: Grouped, guard: str) -> list[RobustnessRow]:
     outcomes = _Outcomes(grouped, guard)
     groups = grouped.attacked(guard)
-    budgets = dict.fromkeys((g.norm, g.eps) for g in groups if g.eps is not None)
+    budgets = _rising(groups)
     rows = []
     for threat in grouped.threats(guard):
         own = [group for group in groups if group.threat == threat]
@@ -104,12 +107,25 @@ def _of_guard(grouped: Grouped, guard: str) -> list[RobustnessRow]:
             )
             for group in own
         ]
+        known = grouped.includes(threat)
+        tried = {(group.norm, group.eps) for group in groups if group.threat in known}
+        anywhere = any(eps is None for _, eps in tried)
         unbounded = all(group.eps is None for group in own)
-        for norm, eps in [*budgets, *([(None, None)] if unbounded else [])]:
-            fooled, rejected = outcomes.worst(grouped.includes(threat), norm, eps)
+        for norm, eps in [
+            *(budget for budget in budgets if anywhere or budget in tried),
+            *([(None, None)] if unbounded else []),
+        ]:
+            fooled, rejected = outcomes.worst(known, norm, eps)
             run = Run(guard, threat, WORST_CASE, None, norm, eps)
             rows.append(outcomes.row(run, fooled, rejected))
     return rows
+
+
+def _rising(groups: Sequence[Group]) -> list[tuple[str | None, float]]:
+    """The budgets of some groups: norms in the order of the groups, each by rising eps."""
+    norms = list(dict.fromkeys(group.norm for group in groups))
+    budgets = {(group.norm, group.eps) for group in groups if group.eps is not None}
+    return sorted(budgets, key=lambda budget: (norms.index(budget[0]), budget[1]))
 
 
 class _Outcomes:

@@ -51,15 +51,12 @@ class RunFolder:
         self.parts = writable_folder(self.folder / PARTS) if not self.finished else None
 
     def _compare(self, found: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-        ours = json.loads(json.dumps(dict(told), default=str))
-        for key in dict.fromkeys([*found, *ours]):
-            if key != "identity" and found.get(key) != ours.get(key):
-                theirs, own = _apart(found.get(key), ours.get(key))
-                raise CheckpointError(
-                    f"{str(self.folder)!r} holds another run: its {key} is {theirs}, that of this "
-                    f"run {own}. Records of two runs are not mixed: give another folder, or remove "
-                    "this one."
-                )
+        apart = _first_difference(found, told)
+        if apart is not None:
+            raise CheckpointError(
+                f"{str(self.folder)!r} holds another run: {apart}. Records of two runs are not "
+                "mixed: give another folder, or remove this one."
+            )
         if found.get("identity") != self.identity:
             raise CheckpointError(
                 f"{str(self.folder / RUN)!r} was changed by hand: its identity is "
@@ -86,13 +83,24 @@ class RunFolder:
         """Writes a part, atomically."""
         part.write(self._part(number))
 
-    def read(self, number: int) -> Records:
+    def read(self, number: int, meta: Mapping[str, Any]) -> Records:
         """Reads a part.
 
+        Args:
+            number: which one.
+            meta: what every part of this run says of it.
+
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: it is damaged, or of another run.
         """
-        return Records.read(self._part(number))
+        part = Records.read(self._part(number))
+        apart = _first_difference(part.meta, meta)
+        if apart is not None:
+            raise CheckpointError(
+                f"{str(self._part(number))!r} is of another run: {apart}. Records of two runs are "
+                "not mixed: remove this file, and its images are attacked again."
+            )
+        return part
 
     def finish(self, records: Records) -> None:
         """Writes all records and removes the parts."""
@@ -100,6 +108,16 @@ class RunFolder:
         for path in (self.folder / PARTS).glob("*.parquet"):
             path.unlink()
         (self.folder / PARTS).rmdir()
+
+
+def _first_difference(found: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
+    """What two descriptions of runs differ in, both sides named; None where they are the same."""
+    ours = json.loads(json.dumps(dict(told), default=str))
+    for key in dict.fromkeys([*found, *ours]):
+        if key != "identity" and found.get(key) != ours.get(key):
+            theirs, own = _apart(found.get(key), ours.get(key))
+            return f"its {key} is {theirs}, that of this run {own}"
+    return None
 
 
 def _apart(theirs: Any, ours: Any) -> tuple[str, str]:

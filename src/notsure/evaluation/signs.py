@@ -149,9 +149,8 @@ def stochastic_without_eot(evidence: Evidence) -> Finding:
         return found([], "No guard is stochastic.")
     wrong, averaged = [], 0
     for run in evidence.attacks():
-        # of an oblivious attack the records tell only where nothing but the classifier is random
         shown = run.threat == "white-box" or (
-            run.threat == "oblivious" and is_bare(evidence.told(run.guard))
+            run.threat == "oblivious" and _random_classifier(evidence.told(run.guard))
         )
         if run.guard not in random or not shown or not evidence.uses_gradients(run):
             continue
@@ -164,6 +163,11 @@ def stochastic_without_eot(evidence: Evidence) -> Finding:
             f"No gradient attack was shown the random parts of {listed([repr(g) for g in random])}."
         )
     return found(wrong, f"All {averaged} runs of gradient attacks averaged over draws.")
+
+
+def _random_classifier(told: Mapping[str, Any]) -> bool:
+    """Whether the classifier of a stochastic guard is random, and not only what is around it."""
+    return bool(told.get("stochastic_classifier", is_bare(told)))
 
 
 def _averages(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import nn
@@ -133,9 +134,13 @@ class TransferFrom(Threat):
         """Its name."""
         return self.called
 
+    @cached_property
+    def _target(self) -> Target:
+        return as_target(self.substitute)
+
     def target(self, guard: Guard) -> Target:
         """The substitute."""
-        return as_target(self.substitute)
+        return self._target
 
     def adapt(self, attack: Attack, guard: Guard) -> Attack:
         """Runs to its end."""

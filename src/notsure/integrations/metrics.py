@@ -177,7 +177,7 @@ class DetectionAUROC(Metric):
         return torch.tensor(self._area().value)
 
     def area(self) -> Area:
-        """The area with both n and its 95 % interval (Hanley & McNeil 1982), over all processes."""
+        """The area with both n and its 95 % interval, over all processes."""
         with self.sync_context():
             return self._area()
 

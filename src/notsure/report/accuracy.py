@@ -9,9 +9,17 @@ from notsure.evaluation.intervals import Rate
 from notsure.evaluation.records import Records
 from notsure.evaluation.robustness import RobustnessRow, accuracy_against_eps
 from notsure.report.curves import Curve, bold_panels, curve_panels, legend_entry
-from notsure.report.figures import Figure, arranged, guard_colours, guard_symbols
+from notsure.report.figures import (
+    DASHES,
+    PALETTE,
+    SYMBOLS,
+    Figure,
+    arranged,
+    guard_colours,
+    guard_symbols,
+)
 from notsure.report.formatting import budget_text, norm_text
-from notsure.report.tables import threats_of
+from notsure.report.tables import RobustnessLine, threats_of
 
 COUNTED = {
     "lenient": "lenient: rejected counts as safe",
@@ -125,6 +133,91 @@ def _by_guard(records: Records, norm: str, curves: _Curves) -> Figure:
             )
         },
         rows=_data(curves),
+    )
+
+
+def attack_figures(records: Records, lines: Sequence[RobustnessLine]) -> list[Figure]:
+    """Every attack by itself against eps, for each norm: a panel a threat, a line an attack."""
+    curves = accuracy_against_eps(records)
+    figures = []
+    for norm in dict.fromkeys(norm for _, _, norm in curves):
+        own = [line for line in lines if line.norm == norm and not line.worst]
+        rows: dict[tuple[str, str, str], list[RobustnessRow]] = {}
+        for line in own:
+            for threat, row in line.by_threat.items():
+                rows.setdefault((line.guard, threat, line.attack), []).append(row)
+        for (guard, threat, _), its in rows.items():
+            its.sort(key=lambda row: row.eps or 0.0)
+            # of a single eps there is no line to draw
+            if len(its) > 1:
+                its.insert(0, curves[guard, threat, norm][0])
+        if rows:
+            figures.append(_of_attacks(records, norm, rows, curves))
+    return figures
+
+
+def _of_attacks(
+    records: Records,
+    norm: str,
+    rows: Mapping[tuple[str, str, str], Sequence[RobustnessRow]],
+    curves: _Curves,
+) -> Figure:
+    attacks = list(dict.fromkeys(attack for _, _, attack in rows))
+    alternatives = {}
+    for guard in dict.fromkeys(guard for guard, _, _ in rows):
+        for counted in COUNTED:
+            panels: dict[str, list[Curve]] = {}
+            for threat in threats_of(records)[::-1]:
+                its = [
+                    _attack_curve(attack, attacks.index(attack), row, counted, norm)
+                    for (of, under, attack), row in rows.items()
+                    if (of, under) == (guard, threat)
+                ]
+                if its:
+                    panels[threat] = its
+            alternatives[f"{guard}, {counted}"] = arranged(
+                bold_panels(panels, x=_eps_axis(norm, curves), y_title="robust accuracy, %"),
+                columns=min(_PER_ROW, max(2, len(panels))),
+                height=250,
+                narrow_height=230,
+                shared_y=True,
+            )
+    return Figure(
+        identifier=f"attacks-{norm}",
+        heading=f"Each attack by itself, {norm_text(norm)}",
+        caption="What one attack at one eps leaves: no worst case, so a line may rise with eps. At "
+        "0 stand the clean images. Lenient counts a rejected image as safe, strict as lost.",
+        alt=f"Curves of robust accuracy against eps in {norm_text(norm)}, the attacks in one plot "
+        "for each threat; the numbers are in the tables of every attack.",
+        alternatives=alternatives,
+        rows=[
+            {
+                "guard": guard,
+                "threat": threat,
+                "attack": attack,
+                "norm": norm,
+                "eps": row.eps,
+                "lenient": row.lenient,
+                "strict": row.strict,
+            }
+            for (guard, threat, attack), its in rows.items()
+            for row in its
+        ],
+        choice="Guard",
+    )
+
+
+def _attack_curve(
+    attack: str, place: int, rows: Sequence[RobustnessRow], counted: str, norm: str
+) -> Curve:
+    return Curve(
+        name=attack,
+        colour=PALETTE[place % len(PALETTE)],
+        symbol=SYMBOLS[place % len(SYMBOLS)],
+        dash=DASHES[place // len(PALETTE) % len(DASHES)],
+        x=[row.eps or 0.0 for row in rows],
+        rates=[_counted(row, counted) for row in rows],
+        words=[f"{attack}, {counted}, {budget_text(norm, row.eps)}" for row in rows],
     )
 
 

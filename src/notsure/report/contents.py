@@ -7,6 +7,7 @@ from typing import Any
 
 from notsure.evaluation.records import Records
 from notsure.evaluation.robustness import robustness
+from notsure.report.description import describe_substitutes
 from notsure.report.document import Document, Passage, Section
 from notsure.report.formatting import listing
 from notsure.report.paper_facts import (
@@ -24,8 +25,8 @@ from notsure.report.paper_tables import (
     transfers,
     worst_cases,
 )
-from notsure.report.plots import accuracy_plots, rejects
-from notsure.report.reading import FlagGroups, flag_groups, threat_lines
+from notsure.report.plots import accuracy_plots, attack_plots, rejects
+from notsure.report.reading import FlagGroups, flag_groups, threat_lines, uneven_attacks
 from notsure.report.score_plots import (
     coverage_plot,
     distance_plot,
@@ -34,7 +35,13 @@ from notsure.report.score_plots import (
     roc_plot,
     scores_of,
 )
-from notsure.report.tables import OBLIVIOUS, attack_labels, check_records, threats_of
+from notsure.report.tables import (
+    OBLIVIOUS,
+    attack_labels,
+    check_records,
+    robustness_table,
+    threats_of,
+)
 
 
 def document_of(records: Records, *, title: str | None = None) -> Document:
@@ -64,6 +71,7 @@ def document_of(records: Records, *, title: str | None = None) -> Document:
             parts=[
                 *accuracy_plots(records),
                 worst_cases(records, rows),
+                *attack_plots(records, robustness_table(records)),
                 *coverage_plot(records, rows),
             ],
         ),
@@ -89,6 +97,7 @@ def document_of(records: Records, *, title: str | None = None) -> Document:
         Section(heading="Every attack", parts=every_attack(records, rows, labels)),
         Section(
             heading="What was attacked, and how",
+            passages=_substitutes(records),
             parts=[guards_table(records), attacks_table(records, labels)],
         ),
     ]
@@ -130,6 +139,14 @@ def _warnings(records: Records, flags: FlagGroups) -> list[Passage]:
                 "the guard stays secret.",
             )
         )
+    uneven = uneven_attacks(records)
+    if uneven:
+        found.append(
+            Passage(
+                lead="The guards were not attacked alike.",
+                text=f"{' '.join(uneven)} A worst case over fewer attacks looks better.",
+            )
+        )
     raised = [flag.name for flag in flags.raised]
     if raised:
         found.append(
@@ -139,6 +156,12 @@ def _warnings(records: Records, flags: FlagGroups) -> list[Passage]:
             )
         )
     return found
+
+
+def _substitutes(records: Records) -> list[Passage]:
+    """What transfers were made from."""
+    told = describe_substitutes(records)
+    return [Passage(lead="Substitutes.", text="; ".join(told) + ".")] if told else []
 
 
 def _how_to_read(records: Records, flags: FlagGroups) -> Section:

@@ -44,7 +44,9 @@ def coverage_figure(records: Records, lines: Sequence[RobustnessLine]) -> Figure
         caption="As a guard's threshold moves, the share of images that it accepts (coverage) and "
         "the share of these that it classifies rightly, on clean images and under the attack that "
         "fools it most often at the largest eps. A diamond marks the frozen threshold. A guard "
-        "that knows when it is wrong gains accuracy to the left.",
+        "that knows when it is wrong gains accuracy to the left. The attacked images were made for "
+        "the frozen threshold: for another one an attacker who knows the guard makes others, so "
+        "away from the diamond these curves flatter it.",
         alt="Curves of accuracy over the accepted images against the share that is accepted, for "
         "clean images and for each threat's strongest attack.",
         alternatives={"": arranged(panels, columns=2, height=260, narrow_height=240)},

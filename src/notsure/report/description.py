@@ -14,6 +14,7 @@ from notsure.report.formatting import (
     listing,
     norm_text,
     number,
+    percent,
     setting_text,
     settings_text,
 )
@@ -127,6 +128,24 @@ def _others(told: dict[str, Any]) -> str:
 
 def _numbers(values: Sequence[float]) -> str:
     return " / ".join(map(number, values)) or "unknown"
+
+
+def describe_substitutes(records: Records) -> list[str]:
+    """What transfers were made from: its name and weights, or how well it was taught."""
+    runs: dict[str, dict[str, Any]] = records.meta.get("runs") or {"": records.meta}
+    found = []
+    for run, meta in runs.items():
+        for name, told in (meta.get("substitutes") or {}).items():
+            words = f"{run}: {name}" if run else name
+            if isinstance(told, dict):
+                words += (
+                    f", which agrees with it on {percent(told['agreement'])} of held-out images"
+                )
+                words += f" after {told['queries']} queries" if "queries" in told else ""
+            else:
+                words += f", {told[:12]}"
+            found.append(words)
+    return found
 
 
 def describe_attacks(records: Records) -> list[AttackDescription]:

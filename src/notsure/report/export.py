@@ -42,6 +42,8 @@ def detection_csv(lines: Sequence[DetectionLine]) -> str:
             "flagged": row.flagged,
             "flagged_everything": row.flagged_everything,
             "false_positives_at_95": row.false_positives,
+            "false_positives_at_95_everything": row.false_positives_everything,
+            "evaded": row.evaded,
         }
         for line in lines
         for threat, row in line.by_threat.items()

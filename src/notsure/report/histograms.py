@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from notsure.evaluation.detection import RANDOM_NOISE
 from notsure.evaluation.grouping import Bools, Group, Grouped
 from notsure.evaluation.intervals import Area
 from notsure.evaluation.records import SCORE, Records
@@ -40,7 +41,9 @@ def histogram_figures(
     """For each guard with detectors, a figure to choose the attack in, at its largest eps."""
     labels = attack_labels(records)
     areas = {
-        (one.guard, threat, one.detector, one.attack, one.norm, one.eps): row.successful
+        (one.guard, threat, one.detector, one.attack, one.norm, one.eps): (
+            row.everything if row.noise else row.successful
+        )
         for one in detections
         for threat, row in one.by_threat.items()
     }
@@ -103,7 +106,9 @@ def _histograms(
         edges = _edges(normal, [values for values, _ in each.values()], threshold)
         for threat, (values, wrong) in each.items():
             area = areas[line.guard, threat, detector, line.attack, line.norm, line.eps]
-            scores = {"clean": normal, "adversarial": values[wrong & right]}
+            # of noise the scores are the point, not the few images that it makes wrong
+            noise = attacked[threat].attack == RANDOM_NOISE
+            scores = {"clean": normal, "adversarial": values if noise else values[wrong & right]}
             rows += _rows(detector, threat, scores, edges)
             panels.append(
                 _panel(
@@ -162,7 +167,7 @@ def _edges(normal: _Numbers, attacked: Sequence[_Numbers], threshold: float | No
         return np.linspace(0.0, 1.0, BINS + 1)
     low, high = np.quantile(everything, [0.002, 0.998])
     if threshold is not None:
-        scale = max(threshold - float(np.median(finite)), 1e-12)
+        scale = _scale(finite, threshold)
         low = max(min(low, threshold - scale), threshold - REACH * scale)
         high = min(max(high, threshold + 0.5 * scale), threshold + REACH * scale)
     if not high > low:
@@ -175,6 +180,17 @@ def _edges(normal: _Numbers, attacked: Sequence[_Numbers], threshold: float | No
     # no bar stands on both sides; a score that equals the threshold is accepted
     edges[left] = np.nextafter(np.float32(threshold), np.float32(np.inf))
     return edges
+
+
+def _scale(normal: _Numbers, threshold: float) -> float:
+    """From the clean median to the threshold; where that is among the clean scores, their spread.
+
+    A guard that rejects half of its clean images has its threshold at their median.
+    """
+    low, median, high = np.quantile(normal, [0.1, 0.5, 0.9])
+    # never so small that single precision cannot tell the bins apart
+    least = max(0.25 * float(high - low), 1e-5 * max(abs(threshold), 1e-3))
+    return max(threshold - float(median), least)
 
 
 def _panel(

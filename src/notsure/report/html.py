@@ -14,16 +14,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from notsure.core.errors import ConfigurationError
 from notsure.core.storage import atomic, writable_folder
-from notsure.evaluation.costs import costs
+from notsure.evaluation.costs import QUERY_THREATS, costs
 from notsure.evaluation.distances import minimal_distortions
 from notsure.evaluation.intervals import Rate
 from notsure.evaluation.records import Records
 from notsure.evaluation.threats import CLEAN
 from notsure.report import formatting
-from notsure.report.accuracy import accuracy_figures
+from notsure.report.accuracy import accuracy_figures, attack_figures
 from notsure.report.coverage import coverage_figure
-from notsure.report.description import describe_attacks, describe_guards
-from notsure.report.effort import distance_figure, queries_figure
+from notsure.report.description import (
+    describe_attacks,
+    describe_guards,
+    describe_substitutes,
+)
+from notsure.report.effort import distance_figures, queries_figure
 from notsure.report.embedding import embedding_figure
 from notsure.report.export import csv_text, detection_csv, robustness_csv, rows_csv
 from notsure.report.figures import Figure
@@ -31,7 +35,7 @@ from notsure.report.gallery import galleries, gallery_rows
 from notsure.report.headlines import headlines
 from notsure.report.histograms import histogram_figures
 from notsure.report.matrices import generalisation_figure, grid_figures, transfer_figure
-from notsure.report.reading import flag_groups, threat_lines
+from notsure.report.reading import flag_groups, threat_lines, uneven_attacks
 from notsure.report.split import split_figure
 from notsure.report.tables import (
     OBLIVIOUS,
@@ -43,6 +47,9 @@ from notsure.report.tables import (
     robustness_table,
     threats_of,
 )
+
+TOLD_VERDICT = (WHITE_BOX, *QUERY_THREATS)
+"""Threats whose attackers are told what the guard answers."""
 
 LONGEST_OPEN = 40
 """Tables of at most so many rows are shown unfolded."""
@@ -123,9 +130,9 @@ def render(records: Records, *, title: str | None = None) -> str:
     distortions, spent = minimal_distortions(records), costs(records)
     figures: dict[str, Sequence[Figure]] = {
         "split": _there(split_figure(records, lines)),
-        "accuracy": accuracy_figures(records),
+        "accuracy": [*accuracy_figures(records), *attack_figures(records, lines)],
         "coverage": _there(coverage_figure(records, lines)),
-        "effort": _there(distance_figure(records), queries_figure(records)),
+        "effort": [*distance_figures(records), *_there(queries_figure(records))],
         "transfer": _there(transfer_figure(records)),
         "grids": grid_figures(records, lines),
         "histograms": histogram_figures(records, lines, detections),
@@ -161,10 +168,13 @@ def render(records: Records, *, title: str | None = None) -> str:
             threats=threats,
             threat_lines=threat_lines(records),
             only_oblivious=threats == [OBLIVIOUS],
+            uneven=uneven_attacks(records),
             white_box=WHITE_BOX,
+            told_verdict=TOLD_VERDICT,
             oblivious=OBLIVIOUS,
             labels=attack_labels(records),
             attacks=describe_attacks(records),
+            substitutes=describe_substitutes(records),
             costs=spent,
             distortions=distortions,
             lines=lines,

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from notsure.evaluation.intervals import Rate
 from notsure.evaluation.records import Records
-from notsure.evaluation.robustness import accuracy_against_eps
+from notsure.evaluation.robustness import RobustnessRow, accuracy_against_eps
 from notsure.report.document import Plot
 from notsure.report.escaping import one_line
 from notsure.report.figures import PALETTE
 from notsure.report.formatting import norm_text
-from notsure.report.tables import threats_of
+from notsure.report.tables import RobustnessLine, threats_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -333,6 +333,58 @@ def accuracy_plots(records: Records) -> list[Plot]:
             columns=2 if rejecting else 3,
         )
     return plots
+
+
+def attack_plots(records: Records, lines: Sequence[RobustnessLine]) -> list[Plot]:
+    """Lenient robust accuracy against eps of each attack by itself: a figure a guard and norm."""
+    curves = accuracy_against_eps(records)
+    plots: list[Plot] = []
+    for norm in dict.fromkeys(norm for _, _, norm in curves):
+        for position, guard in enumerate(records.guards):
+            own = [line for line in lines if (line.guard, line.norm) == (guard, norm)]
+            own = [line for line in own if not line.worst]
+            names = list(dict.fromkeys(line.attack for line in own))
+            plates = []
+            for threat in threats_of(records):
+                drawn = [
+                    _attack_line(name, rows, curves[guard, threat, norm][0])
+                    for name in names
+                    if (rows := _under(own, name, threat))
+                ]
+                if drawn:
+                    plates.append(
+                        Plate(
+                            title=threat,
+                            lines=drawn,
+                            x=f"eps ({norm_text(norm)})",
+                            y="robust accuracy, %",
+                        )
+                    )
+            if plates:
+                plots += line_plots(
+                    f"attacks-{norm}-{position + 1}",
+                    f"{guard}: what each attack by itself leaves at each eps in {norm_text(norm)}, "
+                    "a rejected image counted as safe; no worst case, so a line may rise. eps 0 is "
+                    "the clean images. Shaded: 95 % intervals.",
+                    plates,
+                    names,
+                )
+    return plots
+
+
+def _under(lines: Sequence[RobustnessLine], name: str, threat: str) -> list[RobustnessRow]:
+    """The rows of an attack under a threat, by rising eps."""
+    rows = [
+        one.by_threat[threat] for one in lines if one.attack == name and threat in one.by_threat
+    ]
+    return sorted(rows, key=lambda row: row.eps or 0.0)
+
+
+def _attack_line(name: str, rows: Sequence[RobustnessRow], clean: RobustnessRow) -> Line:
+    # of a single eps there is no line to draw
+    points = [clean, *rows] if len(rows) > 1 else rows
+    x = [row.eps or 0.0 for row in points]
+    return rates_line(name, x, [row.lenient for row in points], marked=True)
 
 
 def rejects(records: Records, guard: str) -> bool:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from notsure.evaluation.grouping import settings_without
 from notsure.evaluation.records import Records
 from notsure.evaluation.sanity import Flag
-from notsure.evaluation.threats import NAMES
+from notsure.evaluation.threats import CLEAN, NAMES
+from notsure.report.formatting import budget_text, listing
 from notsure.report.tables import threats_of
+
+_OF_THE_THREAT = ("early_stop", "gradient")
+"""Settings of an attack that its threat changes to suit the guard."""
 
 _MEANINGS = {
     "oblivious": "The attacker sees the bare classifier and knows of no detector. Against a guard "
@@ -77,6 +82,43 @@ def threat_lines(records: Records) -> list[ThreatLine]:
         )
         for name in [*tested, *(name for name in reversed(NAMES) if name not in tested)]
     ]
+
+
+def uneven_attacks(records: Records) -> list[str]:
+    """What some guards were not attacked with that others were, a sentence a guard.
+
+    Guards of several runs may stand side by side. A suite chooses other attacks for other guards,
+    which is as it should be; of attacks that were chosen by hand each is compared.
+    """
+    by_hand = records.meta.get("suite") is None
+    known = records.meta.get("attacks", {})
+    met: dict[str, dict[tuple[int, str], str]] = {guard: {} for guard in records.guards}
+    rows = records.ordinary().distinct("guard", "threat", "attack", "attack_id", "norm", "eps")
+    for guard, threat, attack, identity, norm, eps in rows:
+        if threat == CLEAN:
+            continue
+        own = met[guard]
+        own[0, threat] = f"under the threat {threat}"
+        if eps is not None:
+            own[1, f"{norm} {eps!r}"] = f"within {budget_text(norm, eps)}"
+        if by_hand:
+            # what the threat makes of an attack depends on the guard
+            told = {k: v for k, v in known.get(identity, {}).items() if k not in _OF_THE_THREAT}
+            own[2, f"{threat} {attack} {settings_without(told, 'eps')}"] = f"by {attack} ({threat})"
+    every = {key: words for own in met.values() for key, words in own.items()}
+    found = []
+    for guard, own in met.items():
+        lacking = [key for key in every if key not in own]
+        # a threat that is missing says all about its attacks
+        gone = {name for kind, name in lacking if kind == 0}
+        told = [
+            every[kind, name]
+            for kind, name in sorted(lacking)
+            if kind != 2 or name.split(" ")[0] not in gone
+        ]
+        if told:
+            found.append(f"{guard} was not attacked {listing(list(dict.fromkeys(told)))}.")
+    return found
 
 
 def flag_groups(flags: Sequence[Flag]) -> FlagGroups:

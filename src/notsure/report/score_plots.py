@@ -285,8 +285,9 @@ def coverage_plot(records: Records, rows: Sequence[RobustnessRow]) -> list[Plot]
     return line_plots(
         "coverage",
         "Accuracy of the accepted images against the share that is accepted, as the threshold "
-        "moves; of each threat the strongest attack at the largest eps. Rings: the "
-        "calibrated threshold. Shaded: 95 % intervals.",
+        "moves; of each threat the strongest attack at the largest eps, whose images were made for "
+        "the calibrated threshold (rings): elsewhere an attacker who knows the guard makes others, "
+        "and the curves flatter it. Shaded: 95 % intervals.",
         plates,
         (CLEAN, *threats_of(records)),
     )
@@ -321,7 +322,8 @@ def query_plot(records: Records, labels: Labels) -> list[Plot]:
     return _by_threat_and_attack(
         "queries",
         "Success against the number of queries at the largest eps, over the images that were "
-        "accepted and right. Shaded: 95 % intervals.",
+        "accepted and right; an image counts from all the queries on that were spent on it. "
+        "Shaded: 95 % intervals.",
         "queries",
         "success, %",
         {

@@ -109,6 +109,14 @@ class DetectionLine:
             return row.flagged_everything
         return self.by_threat[OBLIVIOUS].adaptive_flagged if OBLIVIOUS in self.by_threat else None
 
+    @property
+    def adaptive_evaded(self) -> Rate | None:
+        """The share of all images with which it evades the detector; None if it was not run."""
+        row = self.by_threat.get(WHITE_BOX)
+        if row is not None:
+            return row.evaded
+        return self.by_threat[OBLIVIOUS].adaptive_evaded if OBLIVIOUS in self.by_threat else None
+
 
 def check_records(records: Records) -> None:
     """Refuses records that no report can be made of.

@@ -115,7 +115,7 @@ def answer_rate(
 
 
 def answer_area(cell: Cell, area: Area, *, scale: str, why: str = "", differs: str = "") -> Answer:
-    """The answer to a cell that is an AUC, from an area and its Hanley & McNeil interval.
+    """The answer to a cell that is an AUC, from an area with its interval.
 
     n is the number of adversarial images; it is 0 where there are none of either kind.
 
