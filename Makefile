@@ -6,15 +6,16 @@ STAMP := $(VENV)/installed
 BENCH := .venv-bench
 DATA ?= ../shared/data/mnist
 
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test check reference bench format clean
 
 help:
-	@echo "make demo    train, guard and attack two small networks; see runs/demo/report.html"
-	@echo "make test    run the test suite"
-	@echo "make check   lint, format and type checks"
-	@echo "make bench   time the attacks against other libraries; see benchmarks/README.md"
-	@echo "make format  format the code"
-	@echo "make clean   remove the environment and caches"
+	@echo "make demo       train, guard and attack two small networks; see runs/demo/report.html"
+	@echo "make test       run the test suite"
+	@echo "make check      lint, format and type checks"
+	@echo "make reference  write the API reference; see build/reference/index.html"
+	@echo "make bench      time the attacks against other libraries; see benchmarks/README.md"
+	@echo "make format     format the code"
+	@echo "make clean      remove the environment and caches"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -33,6 +34,9 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+reference: $(STAMP)
+	$(BIN)/python docs/reference.py build/reference
 
 $(BENCH)/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv $(BENCH)
