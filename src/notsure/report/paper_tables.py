@@ -260,10 +260,10 @@ def _of_everything(rows: Sequence[Detection], labels: Labels, number: int) -> Ta
         f"n = {n} unless stated.",
         columns=[
             *_DETECTION_COLUMNS,
-            Column(head="evaded", width=0.13, number=True),
-            Column(head="AUC, all", width=0.13, number=True),
-            Column(head="found, of all", width=0.13, number=True),
-            Column(head="false alarms, of all", width=0.13, number=True),
+            Column(head="evaded", width=0.12, number=True),
+            Column(head="AUC, all", width=0.16, number=True),
+            Column(head="found, of all", width=0.12, number=True),
+            Column(head="false alarms, of all", width=0.12, number=True),
         ],
         rows=[
             (
