@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import notsure as ns
 from notsure import data
 from notsure.audit import compare_models
 from notsure.audit.fitting import AS_IS, TRAINED, TUNED, made_for
@@ -139,3 +140,51 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         compare_models(["digits_cnn"], "digits", tmp_path, eps=[0.1])
     with pytest.raises(ConfigurationError, match="given twice"):
         compare_models(["digits_cnn", "digits_cnn"], "digits", tmp_path, eps=[0.1])
+
+
+def _written(folder: Path, layers: str, wrapped: str = "return self.m(x)") -> str:
+    """A model of digits in a file; 10 classes, without names."""
+    path = folder / f"m{len(list(folder.glob('*.py')))}.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\nsize = 8\nmean, std = 0.25, 0.5\n"
+        "class M(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        f"        self.m = nn.Sequential({layers})\n"
+        f"    def forward(self, x):\n        {wrapped}\n"
+        "def build():\n    torch.manual_seed(0)\n    return M()\n"
+    )
+    return f"{path}:build"
+
+
+def test_a_model_of_coloured_images_is_used_on_grey_ones(
+    tmp_path: Path, train_images: Images
+) -> None:
+    spec = _written(tmp_path, "nn.Conv2d(3, 10, 8), nn.Flatten()")
+    found = made(spec, train_images, tmp_path)
+    assert found.how == AS_IS
+    x = train_images.x[:4]
+    own = found.classifier.module.classifier.module.m
+    with torch.no_grad():
+        expected = own((x.repeat(1, 3, 1, 1) - 0.25) / 0.5)
+        torch.testing.assert_close(found.classifier.logits(x), expected)
+    # and an attack keeps the images grey
+    y = expected.argmax(dim=1)
+    changed = ns.attacks.PGD(eps=0.3)(found.classifier, x, y, seed=0)
+    assert changed.x.shape == x.shape
+    assert bool(changed.success.any())
+
+
+def test_with_a_model_without_gradients_all_are_attacked_alike(tmp_path: Path) -> None:
+    layers = "nn.Conv2d(1, 10, 8), nn.Flatten()"
+    specs = [
+        _written(tmp_path, layers),
+        _written(tmp_path, layers, "with torch.no_grad():\n            return self.m(x)"),
+    ]
+    told: list[str] = []
+    done = compare_models(
+        specs, "digits", tmp_path / "out", eps=[0.1], train_count=600, count=20, told=told.append
+    )
+    threats = {"clean", "transfer", "query-decisions", "query-scores"}
+    assert set(done.records.column("threat")) == threats
+    assert any("No gradients reach the images of m1" in line for line in told)
+    # the same network, found out in the same way
+    assert len({one.robust for one in done.figures.values()}) == 1

@@ -10,7 +10,7 @@ from notsure.adapters import load_split
 from notsure.adapters.python_file import is_python
 from notsure.audit.figures import Figures, figures_of
 from notsure.audit.fitting import Made, made_for
-from notsure.audit.requirements import budgets_of
+from notsure.audit.requirements import WITHOUT_GRADIENTS, budgets_of
 from notsure.core.errors import ConfigurationError
 from notsure.core.storage import save_json, writable_folder
 from notsure.data import Images
@@ -121,12 +121,18 @@ def compare_models(
             progress=progress,
         )
         told(f"{name}: {made[name].told}")
+    closed = {name: one.no_gradients for name, one in made.items() if one.no_gradients}
+    for name, why in closed.items():
+        told(
+            f"No gradients reach the images of {name} ({why}): all are attacked by their scores, "
+            "their decisions and what carries over from a substitute."
+        )
     records = evaluate(
         {name: Guard(one.classifier) for name, one in made.items()},
         test.x,
         test.labels,
         suite=suite,
-        threats="all",
+        threats=list(WITHOUT_GRADIENTS) if closed else "all",
         eps=radii,
         norm=norm,
         seed=seed,

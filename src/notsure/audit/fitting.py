@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,14 @@ class Made:
         how: "trained", "fine-tuned" or "as it is".
         told: what was done, in a sentence.
         parameters: how many numbers it has learnt.
+        no_gradients: why no gradients reach its images; empty where they do.
     """
 
     classifier: Classifier
     how: str
     told: str
     parameters: int
+    no_gradients: str = ""
 
 
 class Resized(nn.Module):
@@ -65,6 +67,23 @@ class Resized(nn.Module):
         return self.network(x)
 
 
+class Coloured(nn.Module):
+    """A classifier of coloured images that is given grey ones, whose three channels are alike.
+
+    Args:
+        classifier: images (B, 3, H, W) in [0,1] to logits.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of images (B, 1, H, W) in [0,1]."""
+        logits: torch.Tensor = self.classifier(x.expand(-1, 3, -1, -1))
+        return logits
+
+
 def made_for(
     spec: str,
     images: Images,
@@ -79,7 +98,8 @@ def made_for(
     """A model that answers for the classes of the images.
 
     A model whose classes are those of the data is used as it is, at the size of the data: what it
-    resizes to is part of it, so that the same eps means the same for every model. A network of
+    resizes to is part of it, so that the same eps means the same for every model; of grey images a
+    model of coloured ones gets three channels that are alike. A network of
     timm, of transformers or of notsure that has another head gets a new one and is trained: from
     its weights, or from scratch without any. A model's own mean and std stay; untrained networks
     get 0.5 and 0.5.
@@ -110,7 +130,9 @@ def made_for(
         loaded = load_model(spec)
         if _fits(loaded, images, by_position):
             classifier = _at_size_of(loaded, images)
-            return _made(classifier, AS_IS, f"{loaded.origin}; its classes are those of the data")
+            told = " ".join([f"{loaded.origin}; its classes are those of the data.", *loaded.notes])
+            made = _made(classifier, AS_IS, told.removesuffix("."))
+            return replace(made, no_gradients=loaded.no_gradients)
         classifier, kept = _with_new_head(loaded, images, seed)
         how, told = TUNED, f"{loaded.origin}, {kept}; it was fine-tuned"
     recipe = Recipe(
@@ -146,7 +168,8 @@ def _untrained(spec: str, images: Images, seed: int) -> Classifier:
 
 def _fits(loaded: Loaded, images: Images, by_position: bool) -> bool:
     """Whether a model answers for the data's classes, in their order."""
-    if loaded.num_classes != images.num_classes or loaded.channels != images.in_channels:
+    shown = loaded.channels == images.in_channels or _grey_to_coloured(loaded, images)
+    if loaded.num_classes != images.num_classes or not shown:
         return False
     named, _ = matched(images, loaded.class_names, loaded.num_classes, by_position=by_position)
     if not torch.equal(named.labels, images.labels):
@@ -165,14 +188,21 @@ def _at_size_of(loaded: Loaded, images: Images) -> Classifier:
             f"{loaded.name} is a guard: compare its figures by notsure report, which sets runs "
             "side by side."
         )
-    if loaded.size in (None, tuple(images.image_shape[1:])):
-        return own
-    return Classifier(
-        Resized(own.module, _size(loaded)),
-        mean=loaded.mean,
-        std=loaded.std,
-        reverse_logits=own.reverse_logits,
-    )
+    if loaded.size not in (None, tuple(images.image_shape[1:])):
+        own = Classifier(
+            Resized(own.module, _size(loaded)),
+            mean=loaded.mean,
+            std=loaded.std,
+            reverse_logits=own.reverse_logits,
+        )
+    if _grey_to_coloured(loaded, images):
+        own = Classifier(Coloured(own))
+        own.channels = images.in_channels
+    return own
+
+
+def _grey_to_coloured(loaded: Loaded, images: Images) -> bool:
+    return loaded.channels == 3 and images.in_channels == 1
 
 
 def _size(loaded: Loaded) -> tuple[int, int]:

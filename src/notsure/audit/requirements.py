@@ -21,6 +21,9 @@ FIGURES: Mapping[str, str] = {
 }
 """The figures that there are limits for."""
 
+WITHOUT_GRADIENTS = ("transfer", "query-decisions", "query-scores")
+"""The threats that are left where no gradient reaches a model's images."""
+
 NORMS = ("linf", "l2")
 """The norms of budgets, for which suites have attacks."""
 

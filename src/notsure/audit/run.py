@@ -11,7 +11,7 @@ import torch
 from notsure.adapters import Loaded
 from notsure.audit.figures import Figures, figures_of, write_junit
 from notsure.audit.preprocessing import clean_accuracy, doubt_about, require_skill
-from notsure.audit.requirements import Requirement, budgets_of
+from notsure.audit.requirements import WITHOUT_GRADIENTS, Requirement, budgets_of
 from notsure.audit.worst import Worst, write_worst
 from notsure.core.errors import ConfigurationError
 from notsure.core.storage import save_json, writable_folder
@@ -23,9 +23,6 @@ from notsure.evaluation.threats import NAMES, TransferFrom
 from notsure.report import write_report
 
 REPORT, VERDICT, JUNIT, WORST = "report.html", "verdict.json", "junit.xml", "adversarial"
-
-WITHOUT_GRADIENTS = ("transfer", "query-decisions", "query-scores")
-"""The threats that are left where no gradient reaches a model's images."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
