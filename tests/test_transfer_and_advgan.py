@@ -38,15 +38,17 @@ from notsure.attacks.transfer import Distilled, Transfer, distill
 from notsure.core.errors import (
     CheckpointError,
     ConfigurationError,
+    DeadlineError,
     InputError,
     NotFittedError,
     UnsupportedError,
 )
 from notsure.core.state import seeded, weights_hash
+from notsure.core.stopping import stopping
 from notsure.core.storage import load_tensors, save_tensors
 from notsure.core.target import NOT_SURE, Access, Response
 from tests.conftest import Digits
-from tests.toys import LinearModel, images, small_network
+from tests.toys import LinearModel, SmallNetwork, images, small_network
 
 SHAPE = (1, 6, 6)
 
@@ -824,6 +826,49 @@ class Detached(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.detach().flatten(1)[:, :3]
+
+
+class Wavering(nn.Module):
+    """A network that draws from torch's generator."""
+
+    stochastic = True
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.network(x + 0.1 * torch.randn_like(x))
+        return answer
+
+
+@pytest.mark.parametrize("wavers", [False, True])
+def test_a_fit_that_stops_goes_on_to_the_same_attack(wavers: bool, tmp_path: Path) -> None:
+    with seeded(0):
+        module = SmallNetwork(size=8).double().eval()
+    target = ns.Classifier(Wavering(module) if wavers else module)
+    x = images(24, (1, 8, 8))
+    y = torch.arange(24) % 4
+    attack = AdvGAN(eps=0.2, epochs=4, batch_size=10, width=2)
+    whole = attack.fit(target, x, y, seed=3)
+    path, asked = tmp_path / "training.safetensors", []
+
+    def reason() -> Exception | None:
+        asked.append(1)
+        return DeadlineError("late") if len(asked) == 2 else None
+
+    with stopping(reason), pytest.raises(DeadlineError):
+        attack.fit(target, x, y, seed=3, checkpoint=path)
+    # nobody's generator was left where the training was
+    torch.rand(5)
+    resumed = attack.fit(target, x, y, seed=3, checkpoint=path)
+    assert weights_hash(resumed.generator) == weights_hash(whole.generator)
+    assert resumed.history == whole.history
+    with pytest.raises(CheckpointError, match="is no checkpoint of this training of AdvGAN"):
+        attack.fit(target, x, y, seed=4, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError):
+        attack.fit(target, x, y, seed=3, checkpoint=path)
 
 
 def test_what_advgan_cannot_do_is_refused(digits: Digits, fitted: FittedAdvGAN) -> None:

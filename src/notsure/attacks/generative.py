@@ -25,6 +25,7 @@ from notsure.core.errors import (
 )
 from notsure.core.progress import progress_bar
 from notsure.core.state import derived_seed, detached_work, seeded, undisturbed, weights_hash
+from notsure.core.stopping import reason_to_stop
 from notsure.core.storage import load_tensors, save_tensors
 from notsure.core.target import Access, Target
 from notsure.views import checked_images
@@ -163,9 +164,13 @@ class AdvGAN(Attack):
         *,
         goal: Goal | None = None,
         seed: int = 0,
+        checkpoint: str | Path | None = None,
         progress: bool = False,
     ) -> FittedAdvGAN:
         """Trains a generator against a target; leaves no trace on the target.
+
+        With a checkpoint it can be interrupted and gone on with, to the bit, at the end of every
+        epoch.
 
         Args:
             target: a Classifier, a Guard, or any other Target that shows its gradients.
@@ -175,12 +180,14 @@ class AdvGAN(Attack):
                 default any wrong label, which a target that can reject has to accept as well. A
                 targeted generator learns from the images of the other classes.
             seed: of the initial weights and the order of the images.
+            checkpoint: a safetensors file to write and to resume from; None for none.
             progress: whether to show a progress bar.
 
         Returns:
             The attack.
 
         Raises:
+            CheckpointError: the checkpoint is damaged, or belongs to another training.
             UnsupportedError: the target shows no gradients.
             ConfigurationError: the goal is of another kind, or the ball does not fit the images.
             InputError: images or labels are not what they have to be.
@@ -207,10 +214,7 @@ class AdvGAN(Attack):
             labels = goal.labels(x.new_zeros(len(x), num_classes), y)
             kappa = max(self.confidence, goal.kappa)
             training = Training(self, target, goal, kappa, x, labels, seed)
-            with progress_bar("training AdvGAN", self.epochs, shown=progress) as advance:
-                for epoch in range(self.epochs):
-                    fooled = training.epoch(epoch)
-                    advance(1, f"fooled {fooled:.1%}")
+            self._train(training, None if checkpoint is None else Path(checkpoint), progress)
         return FittedAdvGAN(
             advgan=self,
             generator=training.generator,
@@ -218,6 +222,20 @@ class AdvGAN(Attack):
             undetected=goal.undetected,
             history=tuple(training.history),
         )
+
+    def _train(self, training: Training, checkpoint: Path | None, progress: bool) -> None:
+        if checkpoint is not None and checkpoint.exists():
+            training.restore(checkpoint)
+        begun = len(training.history)
+        with progress_bar("training AdvGAN", self.epochs, start=begun, shown=progress) as advance:
+            for epoch in range(begun, self.epochs):
+                fooled = training.epoch(epoch)
+                advance(1, f"fooled {fooled:.1%}")
+                if checkpoint is not None:
+                    training.save(checkpoint)
+                    reason = reason_to_stop() if epoch + 1 < self.epochs else None
+                    if reason is not None:
+                        raise reason
 
     def _check_images(self, x: torch.Tensor) -> None:
         if min(x.shape[2:]) < SMALLEST:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from notsure.attacks.goals import Goal, lead
-from notsure.core.errors import NotSureError, UnsupportedError
-from notsure.core.state import derived_seed
+from notsure.core.errors import CheckpointError, NotSureError, UnsupportedError
+from notsure.core.state import derived_seed, tensors_hash, weights_hash
+from notsure.core.storage import load_tensors, save_tensors
 from notsure.core.target import Response, Target
 
 if TYPE_CHECKING:
@@ -119,6 +122,29 @@ def length_of(delta: torch.Tensor) -> torch.Tensor:
     return length
 
 
+_KIND = "AdvGAN training"
+
+
+def _under(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with a name, without it."""
+    start = f"{name}."
+    return {key.removeprefix(start): v for key, v in tensors.items() if key.startswith(start)}
+
+
+def _random_states(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Where the generators are that a target may draw from."""
+    states = {"cpu": torch.get_rng_state()}
+    if x.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(x.device)
+    return states
+
+
+def _set_random_states(x: torch.Tensor, states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if x.device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], x.device)
+
+
 class Training:
     """The generator and the discriminator while they learn."""
 
@@ -144,6 +170,58 @@ class Training:
         longest = advgan.radius if advgan.norm == "l2" else advgan.radius * math.sqrt(x[0].numel())
         self.bound = longest if advgan.bound is None else advgan.bound
         self.history: list[float] = []
+
+    def save(self, path: Path) -> None:
+        """Writes all that the rest of the training depends on, atomically."""
+        tensors = {f"random.{name}": state for name, state in _random_states(self.x).items()}
+        for name, network in self._networks().items():
+            tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
+        for place, optimizer in enumerate(self.optimizers):
+            for index, entries in optimizer.state_dict()["state"].items():
+                tensors |= {f"adam.{place}.{index}.{key}": v for key, v in entries.items()}
+        note = {"kind": _KIND, "identity": self._identity(), "history": self.history}
+        save_tensors(path, tensors, note=note)
+
+    def restore(self, path: Path) -> None:
+        """Goes on from what `save` wrote.
+
+        Raises:
+            CheckpointError: the file is damaged, or of another training.
+        """
+        tensors, note = load_tensors(path)
+        if note.get("kind") != _KIND or note.get("identity") != self._identity():
+            raise CheckpointError(
+                f"{str(path)!r} is no checkpoint of this training of AdvGAN: remove it, or give "
+                "another path."
+            )
+        try:
+            for name, network in self._networks().items():
+                network.load_state_dict(_under(tensors, name))
+            for place, optimizer in enumerate(self.optimizers):
+                state: dict[int, dict[str, torch.Tensor]] = {}
+                for key, value in _under(tensors, f"adam.{place}").items():
+                    index, _, entry = key.partition(".")
+                    state.setdefault(int(index), {})[entry] = value
+                optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            self.history = [float(share) for share in note["history"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{str(path)!r} does not fit AdvGAN: {error}") from error
+        _set_random_states(self.x, _under(tensors, "random"))
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator, "discriminator": self.discriminator}
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint has to agree with to be gone on with."""
+        own = self.target
+        return {
+            "advgan": json.dumps(self.advgan.settings(), sort_keys=True, default=str),
+            "target": weights_hash(own) if isinstance(own, nn.Module) else type(own).__name__,
+            "goal": repr(self.goal),
+            "kappa": self.kappa,
+            "seed": self.seed,
+            "images": tensors_hash({"x": self.x, "labels": self.labels}),
+        }
 
     def epoch(self, number: int) -> float:
         """One pass over the images; returns the share that reached the goal on the way."""

@@ -12,7 +12,7 @@ from notsure.core.errors import ConfigurationError
 from notsure.data import Images
 from notsure.studies import estimates
 from notsure.studies.datasets import DataSet, drawn
-from notsure.studies.learning import Network, device
+from notsure.studies.learning import CHECKPOINT, Network, device, within_time
 from notsure.studies.parts import described
 from notsure.studies.steps import Context, Step
 
@@ -55,8 +55,6 @@ class FitRecipe:
 class FitAttack(Step):
     """Fits an attack against a network, on its training images; the result is the attack.
 
-    It leaves no checkpoints: what interrupts it has it begin anew.
-
     Attributes:
         attack: its settings.
         network: what it is fitted against.
@@ -65,6 +63,7 @@ class FitAttack(Step):
     """
 
     kind: ClassVar[str] = "fit attack"
+    resumable: ClassVar[bool] = True
 
     attack: AdvGAN
     network: Network
@@ -96,16 +95,20 @@ class FitAttack(Step):
         return drawn(self.data.images("train"), self.images, self.seed, what=what)
 
     def run(self, context: Context) -> None:
-        """Fits it."""
+        """Fits it, or goes on with it."""
         images, here = self.learnt_from(), device()
-        fitted = self.attack.fit(
-            self.network.classifier(context),
-            images.x.to(here),
-            images.y.to(here),
-            seed=self.seed,
-            progress=context.progress,
-        )
+        checkpoint = context.folder / CHECKPOINT
+        with within_time(context):
+            fitted = self.attack.fit(
+                self.network.classifier(context),
+                images.x.to(here),
+                images.y.to(here),
+                seed=self.seed,
+                checkpoint=checkpoint,
+                progress=context.progress,
+            )
         fitted.save(context.folder / ATTACK)
+        checkpoint.unlink()
 
     def fitted(self, context: Context) -> FittedAdvGAN:
         """What was fitted, for a step that needs it."""
