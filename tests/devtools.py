@@ -22,13 +22,18 @@ PATIENCE = 60.0
 
 
 class Tab:
-    """One tab of a running browser; what a page writes to its console is kept in `written`."""
+    """One tab of a running browser.
+
+    What a page writes to its console is kept in `written`, and the addresses that it asks for in
+    `requested`, once `Network.enable` was called.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], to: int, back: int) -> None:
         self._process, self._to, self._back = process, to, back
         self._sent, self._read = 0, b""
         self._session: str | None = None
         self.written: list[str] = []
+        self.requested: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -67,6 +72,8 @@ class Tab:
             self.written.append(str(message["params"]["exceptionDetails"]))
         elif message.get("method") in {"Runtime.consoleAPICalled", "Log.entryAdded"}:
             self.written.append(str(message["params"]))
+        elif message.get("method") == "Network.requestWillBeSent":
+            self.requested.append(str(message["params"]["request"]["url"]))
         return message
 
     def run(self, script: str) -> Any:
@@ -84,6 +91,12 @@ class Tab:
 
     def show(self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Opens a page in a window of this size and waits until its scripts have run."""
+        self.visit(page.resolve().as_uri(), width=width, height=height, dark=dark)
+
+    def visit(
+        self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False
+    ) -> None:
+        """Opens an address in a window of this size and waits until its scripts have run."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -93,8 +106,14 @@ class Tab:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=address)
         self.until("document.readyState === 'complete'")
+
+    def give_file(self, selector: str, path: Path) -> None:
+        """Chooses a file in the file input that a selector finds."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        found = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=found, files=[str(path.resolve())])
 
     def drawn(self) -> int:
         """Waits until every figure of a report is drawn, and returns how many there are."""
@@ -102,16 +121,16 @@ class Tab:
         self.until(f"document.querySelectorAll('.plot .main-svg:first-child').length >= {count}")
         return count
 
-    def until(self, condition: str) -> None:
+    def until(self, condition: str, *, seconds: float = PATIENCE) -> None:
         """Waits until an expression is true in the page.
 
         Raises:
             PageError: it stays false.
         """
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + seconds
         while not self.run(condition):
             if time.monotonic() > end:
-                raise PageError(f"In {PATIENCE} s this did not become true: {condition}")
+                raise PageError(f"In {seconds} s this did not become true: {condition}")
             time.sleep(0.05)
 
     def press(self, key: str, *, shift: bool = False) -> None:
@@ -156,8 +175,8 @@ def _pipe() -> tuple[int, int]:
 
 
 @contextmanager
-def tab() -> Iterator[Tab]:
-    """A tab of a browser of its own, which is ended afterwards.
+def tab(*options: str) -> Iterator[Tab]:
+    """A tab of a browser of its own, with more options if given, which is ended afterwards.
 
     Raises:
         PageError: there is no browser.
@@ -177,6 +196,7 @@ def tab() -> Iterator[Tab]:
                 "browser",
                 browser,
                 *OPTIONS,
+                *options,
                 f"--user-data-dir={profile}",
                 "--remote-debugging-pipe",
             ],

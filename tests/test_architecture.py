@@ -43,6 +43,7 @@ ROOMS = [
     "studies",
     "demo",
     "cli_audit",
+    "cli_guards",
     "cli",
     "__main__",
 ]

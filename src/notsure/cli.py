@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 import notsure
-from notsure import cli_audit
+from notsure import cli_audit, cli_guards
 
 UNFINISHED = 75
 """The exit code of a run whose deadline came; the same command goes on."""
@@ -266,92 +266,6 @@ def run(
         raise typer.Exit(UNFINISHED)
 
 
-@app.command()
-def export(
-    guard: Annotated[Path, typer.Argument(help="The folder of a guard.", show_default=False)],
-    kind: Annotated[
-        str, typer.Option("--format", help="onnx, or torch for a program of torch.export.")
-    ] = "onnx",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The file to write; by default guard.onnx (guard.pt2) in the folder."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="A data set on whose test images it is checked; else on random ones."),
-    ] = None,
-    count: Annotated[int, typer.Option(help="How many of these images.")] = 1000,
-    size: Annotated[
-        int | None, typer.Option(help="Height and width in pixels, if the guard does not tell.")
-    ] = None,
-) -> None:
-    """Write a guard as one graph, checked against the guard: image in, label and scores out."""
-    from notsure.choosing import load_guard
-    from notsure.export.command import export_guard, told
-
-    done = export_guard(
-        load_guard(guard), guard, kind=kind, out=out, source=data, count=count, size=size
-    )
-    for line in told(done):
-        typer.echo(line)
-
-
-@app.command()
-def serve(
-    guard: Annotated[
-        Path,
-        typer.Argument(help="A guard's folder, or an exported ONNX file.", show_default=False),
-    ],
-    host: Annotated[
-        str, typer.Option(help="Others reach it at another address; that takes an API key.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8000,
-    review: Annotated[
-        Path | None,
-        typer.Option(help="SQLite file of what is rejected; by default beside the guard."),
-    ] = None,
-    resize: Annotated[
-        bool, typer.Option("--resize", help="Resize image files of another size; else refuse.")
-    ] = False,
-    scores: Annotated[
-        bool, typer.Option("--scores/--no-scores", help="Whether clients are told the scores.")
-    ] = True,
-    batch_size: Annotated[int, typer.Option(help="Images that are judged together.")] = 128,
-    max_body: Annotated[int, typer.Option(help="Bytes of a request's body.")] = 8 << 20,
-    max_images: Annotated[int, typer.Option(help="Images in one request.")] = 256,
-    max_waiting: Annotated[int, typer.Option(help="Images that wait to be judged.")] = 2048,
-    max_requests: Annotated[int, typer.Option(help="Requests worked on at a time.")] = 256,
-    max_review: Annotated[int, typer.Option(help="Images that wait for a person.")] = 100_000,
-    size: Annotated[
-        int | None, typer.Option(help="Height and width in pixels, if the guard does not tell.")
-    ] = None,
-) -> None:
-    """Serve a guard over HTTP; what it rejects waits for a person. NOTSURE_API_KEY sets a key."""
-    from notsure.serving import Limits
-    from notsure.serving.command import serve as serve_guard
-
-    limits = Limits(
-        batch_size=batch_size,
-        body_bytes=max_body,
-        buffered_bytes=max(32 * max_body, Limits.buffered_bytes),
-        images=max_images,
-        waiting=max_waiting,
-        requests=max_requests,
-        review_items=max_review,
-    )
-    serve_guard(
-        guard,
-        host=host,
-        port=port,
-        review=review,
-        resize=resize,
-        show_scores=scores,
-        size=size,
-        limits=limits,
-        told=lambda line: typer.echo(line),
-    )
-
-
 guard = typer.Typer(help="Put a guard around a model of your own.", no_args_is_help=True)
 app.add_typer(guard, name="guard")
 
@@ -426,6 +340,9 @@ def guard_fit(
         raise typer.Exit(130) from None
 
 
+app.command()(cli_guards.export)
+app.command()(cli_guards.serve)
+app.command()(cli_guards.playground)
 app.command()(cli_audit.audit)
 app.command()(cli_audit.compare)
 

@@ -135,9 +135,22 @@ def load_guard(folder: str | Path) -> Guard:
         CheckpointError: it is no guard, or the network is not the one that it was made for.
         NotSureError: the network cannot be loaded, see `notsure.adapters.load_model`.
     """
+    loaded = network_of(folder)
+    return Guard.load(folder, None if loaded is None else loaded.classifier)
+
+
+def network_of(folder: str | Path) -> Loaded | None:
+    """The network of a guard's folder, loaded as it was for `notsure guard fit`.
+
+    None where the folder holds the network itself.
+
+    Raises:
+        CheckpointError: the folder's file about it is not one of ours.
+        NotSureError: the network cannot be loaded, see `notsure.adapters.load_model`.
+    """
     path = Path(folder) / MODEL
     if not path.is_file():
-        return Guard.load(folder)
+        return None
     told: dict[str, Any] = load_json(path)
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
@@ -146,4 +159,4 @@ def load_guard(folder: str | Path) -> Guard:
         source = Source(**settings)
     except TypeError as error:
         raise CheckpointError(f"{str(path)!r} is not one of ours: {error}") from error
-    return Guard.load(folder, source.load().classifier)
+    return source.load()
