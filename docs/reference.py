@@ -157,7 +157,10 @@ def main(arguments: Sequence[str]) -> None:
     """Writes the reference into the folder that is named."""
     if len(arguments) != 1:
         raise SystemExit("python docs/reference.py FOLDER")
-    pages = write_reference(Path(arguments[0]))
+    try:
+        pages = write_reference(Path(arguments[0]))
+    except notsure.NotSureError as error:
+        raise SystemExit(f"{error} (The reference describes what every extra brings.)") from error
     sys.stdout.write(f"wrote {len(pages)} modules to {Path(arguments[0]) / 'index.html'}\n")
 
 

@@ -15,6 +15,8 @@ from notsure.core.state import undisturbed
 from notsure.core.target import NOT_SURE
 from notsure.models import Randomized
 
+__all__ = ["Certificate", "certified_radius", "certify"]
+
 _PURPOSE = 0x534D
 """Keeps the draws of the certificate apart from whatever else a sample draws."""
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from notsure.core.errors import ConfigurationError
 from notsure.integrations.watching import Watch
 
+__all__ = ["RobustAccuracyCallback"]
+
 
 def _base() -> type[Any]:
     """Lightning's Callback, of the package that the program has loaded or else has."""
@@ -63,6 +65,14 @@ class RobustAccuracyCallback(Callback):
         self.watch = Watch(x=x, y=y, eps=eps, **settings)
         self.prefix = prefix
         self._ended = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many validation epochs there were, for checkpoints: `every` goes on from there."""
+        return {"ended": self._ended}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self._ended = int(state_dict["ended"])
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Attacks, at every so many validation epochs."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from notsure.core.errors import ConfigurationError
 from notsure.integrations.watching import Watch
 
+__all__ = ["RobustAccuracyCallback"]
+
 
 def _base() -> type[Any]:
     try:
