@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 BENCH := .venv-bench
 DATA ?= ../shared/data/mnist
+STUDIES := pang lemesle wester martin preaut
 
-.PHONY: help demo test check reference bench format clean
+.PHONY: help demo test studies check reference bench format clean
 
 help:
 	@echo "make demo       train, guard and attack two small networks; see runs/demo/report.html"
 	@echo "make test       run the test suite"
+	@echo "make studies    run the five reports' studies at smoke scale, with their pages"
 	@echo "make check      lint, format and type checks"
 	@echo "make reference  write the API reference; see build/reference/index.html"
 	@echo "make bench      time the attacks against other libraries; see benchmarks/README.md"
@@ -29,6 +31,13 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+studies: $(STAMP)
+	rm -rf runs/smoke
+	set -e; for study in $(STUDIES); do \
+		$(BIN)/notsure run $$study --scale smoke --out runs/smoke; \
+		$(BIN)/notsure report runs/smoke/$$study-smoke; \
+	done
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -350,6 +351,11 @@ def test_estimates_grow_with_the_work() -> None:
     assert few["train ce"].estimate() > 0
     assert more["train ce"].estimate() == pytest.approx(10 * few["train ce"].estimate())
     assert few["evaluate main"].estimate() > 0
+    purifiers = [name for name in few if name.startswith("fit purifier")]
+    assert purifiers
+    for name in purifiers:
+        # each has its own recipe, which the change of the networks' does not touch
+        assert 0 < few[name].estimate() < math.inf
     hard = TINY.replace("ce: {}", "ce: {objective: AdversarialTraining}")
     assert steps_of(hard)["train ce"].estimate() > 10 * few["train ce"].estimate()
 

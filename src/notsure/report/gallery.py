@@ -228,19 +228,20 @@ def _answer(
     changed = clean is not None and not np.array_equal(kept.pixels, clean.pixels)
     right = kept.prediction == kept.y
     return Answer(
-        picture=_uri(kept.pixels, shape),
+        picture=picture_of(kept.pixels, shape),
         difference=(
-            _uri(0.5 + (kept.pixels - clean.pixels) / (2 * scale), shape)
+            picture_of(0.5 + (kept.pixels - clean.pixels) / (2 * scale), shape)
             if clean is not None and changed
             else ""
         ),
-        purified="" if kept.purified is None else _uri(kept.purified, shape),
+        purified="" if kept.purified is None else picture_of(kept.purified, shape),
         verdict=class_text(kept.prediction, names) if kept.accepted else "NOT SURE",
         kind="rejected" if not kept.accepted else "right" if right else "wrong",
     )
 
 
-def _uri(values: _Pixels, shape: Sequence[int]) -> str:
+def picture_of(values: _Pixels, shape: Sequence[int]) -> str:
+    """The PNG data URI of an image (C * H * W) in [0,1] of the shape (C, H, W)."""
     image = values.reshape(shape)
     if shape[0] != 3:
         # channels that are no colours are shown as their mean

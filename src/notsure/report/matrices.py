@@ -10,7 +10,7 @@ from itertools import combinations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from notsure.evaluation.detection import generalisation
+from notsure.evaluation.detection import detection, generalisation
 from notsure.evaluation.grids import grid
 from notsure.evaluation.intervals import Area, Rate
 from notsure.evaluation.records import Records
@@ -172,11 +172,19 @@ def _two(
                     for i, row in enumerate(told.rows)
                     for j, column in enumerate(told.columns)
                 ]
+    for label, areas in _areas(records, down, across, parameters).items():
+        choices[label] = areas
+        rows += [
+            {"figure": label, down: float(row), across: float(column), "value": area}
+            for (row, column), area in areas.items()
+            if area is not None
+        ]
     return Figure(
         identifier="grid",
         heading=f"{down} and {across}",
-        caption="Each cell is a guard with these parameters, in per cent; the worst case over all "
-        "attacks and all eps up to the stated one.",
+        caption="Each cell is a guard with these parameters. Rates are in per cent, in the worst "
+        "case over all attacks and all eps up to the stated one; areas under the ROC curve are of "
+        "one attack, over the images that are right when clean and wrong when attacked.",
         alt=f"Heat map of the guards' figures by {down} and {across}.",
         alternatives={
             label: heat_map({"": cells}, down=down, across=across)
@@ -185,6 +193,38 @@ def _two(
         rows=rows,
         choice="Figure",
     )
+
+
+def _areas(
+    records: Records, down: str, across: str, parameters: Mapping[str, Mapping[str, float]]
+) -> dict[str, Cells]:
+    """How well each detector tells clean images from each attack's at its largest eps."""
+    labels = attack_labels(records)
+    found = [one for one in detection(records) if not one.control and not one.noise]
+    largest: dict[str | None, float] = {}
+    for one in found:
+        largest[one.norm] = max(largest.get(one.norm, 0.0), one.eps or 0.0)
+    places = {
+        guard: (its[down], its[across])
+        for guard, its in parameters.items()
+        if {down, across} <= set(its)
+    }
+    # the whole grid, rising, as that of the rates
+    empty: Cells = {
+        (number(row), number(column)): None
+        for row in sorted({row for row, _ in places.values()})
+        for column in sorted({column for _, column in places.values()})
+    }
+    choices: dict[str, Cells] = {}
+    for one in found:
+        if (one.eps or 0.0) == largest[one.norm] and one.guard in places:
+            label = (
+                f"area under the ROC curve, {one.detector}, {one.threat}, {labels[one.attack_id]}, "
+                f"{budget_text(one.norm, one.eps)}"
+            )
+            row, column = places[one.guard]
+            choices.setdefault(label, dict(empty))[number(row), number(column)] = one.successful
+    return choices
 
 
 def _one(

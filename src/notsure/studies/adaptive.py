@@ -18,6 +18,12 @@ NOT_MEASURED = "Not measured yet"
 SCALE = "scale"
 """Where the meta of published records says at which scale they were made."""
 
+HEAD = (
+    *("guard", "n", "clean accuracy", "clean rejection", "within"),
+    *("oblivious", "white-box", "all threats"),
+)
+"""The columns of the table of what is left."""
+
 _ALONE = ("oblivious", "white-box")
 
 
@@ -43,7 +49,7 @@ def adaptive_markdown(study: Study, records_of: Callable[[str], Records]) -> str
             lines = [f"{NOT_MEASURED}; waits for {error}."]
         else:
             lines = [
-                _told(records, spec.evaluation, records.meta.get(SCALE, study.scale)),
+                told(records, spec.evaluation, records.meta.get(SCALE, study.scale)),
                 "",
                 *left_table(records),
                 "",
@@ -53,7 +59,7 @@ def adaptive_markdown(study: Study, records_of: Callable[[str], Records]) -> str
     return "\n\n".join(parts) + "\n" if parts else ""
 
 
-def _told(records: Records, evaluation: str, scale: str) -> str:
+def told(records: Records, evaluation: str, scale: str) -> str:
     """What was run, in a sentence."""
     suite = records.meta.get("suite")
     attacks = (
@@ -81,23 +87,37 @@ def left_table(records: Records) -> list[str]:
     Raises:
         ConfigurationError: an attack does not cover the clean images one to one.
     """
-    lines = [
-        "| guard | n | clean accuracy | clean rejection | within | oblivious | white-box "
-        "| all threats |",
-        "|---|---|---|---|---|---|---|---|",
+    return [
+        f"| {' | '.join(HEAD)} |",
+        "|---" * len(HEAD) + "|",
+        *(f"| {' | '.join(row)} |" for row in left_rows(records)),
     ]
+
+
+def left_rows(records: Records) -> list[list[str]]:
+    """The rows of that table, each with the columns of `HEAD`.
+
+    Raises:
+        ConfigurationError: an attack does not cover the clean images one to one.
+    """
+    rows = []
     clean = {guard: _clean(records, guard) for guard in records.guards}
     columns = [*(_worst(records, (threat,)) for threat in _ALONE), _worst(records, None)]
     for guard, norm, eps in columns[-1]:
         accuracy, rejection = clean[guard]
         within = "any distance" if norm is None else f"{norm} {eps:.4g}"
         left = [column.get((guard, norm, eps)) for column in columns]
-        cells = ["not run" if rate is None else rate_short(rate) for rate in left]
-        lines.append(
-            f"| {guard} | {accuracy.n} | {rate_short(accuracy)} | {rate_short(rejection)} | "
-            f"{within} | {' | '.join(cells)} |"
+        rows.append(
+            [
+                guard,
+                str(accuracy.n),
+                rate_short(accuracy),
+                rate_short(rejection),
+                within,
+                *("not run" if rate is None else rate_short(rate) for rate in left),
+            ]
         )
-    return lines
+    return rows
 
 
 _Budget = tuple[str, str | None, float | None]
@@ -138,10 +158,24 @@ def conclusion_list(records: Records) -> Iterator[str]:
     Raises:
         ConfigurationError: nothing has attacked a guard.
     """
-    for one in conclusions(records):
-        yield f"- {one.guard}: **{one.judgement}**. {one.because[0].upper()}{one.because[1:]}."
-    raised = [flag for flag in records.flags() if flag.raised]
+    found, raised = concluded(records)
+    for guard, judgement, because in found:
+        yield f"- {guard}: **{judgement}**. {because}"
     if not raised:
         yield "- No flag is raised."
-    for flag in raised:
-        yield f"- Flag *{flag.name}*: {' '.join(flag.because.split())}"
+    for name, because in raised:
+        yield f"- Flag *{name}*: {because}"
+
+
+def concluded(records: Records) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+    """What the examiner concludes, as (guard, judgement, reason), and raised flags with reasons.
+
+    Raises:
+        ConfigurationError: nothing has attacked a guard.
+    """
+    found = [
+        (one.guard, one.judgement, f"{one.because[0].upper()}{one.because[1:]}.")
+        for one in conclusions(records)
+    ]
+    flags = [(one.name, " ".join(one.because.split())) for one in records.flags() if one.raised]
+    return [(guard, str(judgement), because) for guard, judgement, because in found], flags

@@ -154,20 +154,25 @@ def markdown_table(rows: Iterable[CellRow]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cell = row.cell
-        name = cell.cell_id.removeprefix(f"{cell.paper}.{cell.table}.")
-        fields = (
-            name,
-            cell.unit,
-            _bounded(cell),
-            _interval(row),
-            "" if row.n is None else str(row.n),
-            row.scale or "",
-            row.verdict,
-            row.why,
-        )
+        name = row.cell.cell_id.removeprefix(f"{row.cell.paper}.{row.cell.table}.")
+        fields = [name, *cell_fields(row)[1:]]
         lines.append("| " + " | ".join(_escaped(field) for field in fields) + " |")
     return lines
+
+
+def cell_fields(row: CellRow) -> list[str]:
+    """A row as words: cell, unit, published, ours with its interval, n, scale, verdict, why."""
+    cell = row.cell
+    return [
+        cell.cell_id.removeprefix(f"{cell.paper}."),
+        cell.unit,
+        _bounded(cell),
+        _interval(row),
+        "" if row.n is None else str(row.n),
+        row.scale or "",
+        row.verdict,
+        row.why,
+    ]
 
 
 def summary_table(rows: Iterable[CellRow]) -> Table:

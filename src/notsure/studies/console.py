@@ -7,21 +7,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from notsure.core.storage import writable_folder
+from notsure.core.storage import atomic, writable_folder
 from notsure.report import console_table
+from notsure.studies.adaptive import adaptive_markdown
 from notsure.studies.answers import StoredFindings, cell_rows, check_measurable
 from notsure.studies.cell_tables import count, summary_table, write_rows
+from notsure.studies.declared import Study
 from notsure.studies.decoded import FOLDER as DECODED
 from notsure.studies.durations import duration_text, parse_duration
-from notsure.studies.kinds import Evaluate, records_of, study_entries
+from notsure.studies.kinds import Evaluate, evaluations_first, records_of, study_entries
 from notsure.studies.manifest import write_manifest
 from notsure.studies.order import plan, plan_table
+from notsure.studies.pages import STUDY
 from notsure.studies.publishing import CELLS
 from notsure.studies.publishing import publish as publish_results
 from notsure.studies.run import Outcome, run_plan
 from notsure.studies.scale_out import run_plan_on_ray
 from notsure.studies.scale_out.cluster import LOCAL, require_ray
-from notsure.studies.spec import load_study
+from notsure.studies.spec import study_of, study_text
 from notsure.studies.steps import Step
 from notsure.studies.store import Store
 from notsure.studies.tracking import DEFAULT, require_mlflow, track
@@ -72,6 +75,7 @@ def run_study(
         What was done and what is left; None for a dry run.
 
     Raises:
+        FailedError: steps failed; all else was done, written and printed before.
         NotSureError: anything that does not fit, with its cause and remedy.
     """
     console = console or Console()
@@ -82,13 +86,14 @@ def run_study(
         require_ray()
     if mlflow is not None:
         require_mlflow()
-    study = load_study(path_or_name, scale)
+    text, file = study_text(path_or_name)
+    study = study_of(text, file, scale)
     kept = Path(out) / DECODED
     # a dry run leaves nothing behind
     cache = None if dry_run and not kept.is_dir() else kept
     entries = study_entries(study, data_root, cache=cache)
     check_measurable(study, entries)
-    steps = plan(list(entries.values()))
+    steps = plan(evaluations_first(entries))
     store = Store(out)
     console.print(f"[bold]{study.name}[/bold] at scale {scale}: {study.title}", highlight=False)
     console.print(plan_table(steps, store))
@@ -108,7 +113,11 @@ def run_study(
             shard=ray_shard,
         )
     folder = Path(out) / f"{study.name}-{scale}"
-    manifest = write_manifest(folder, steps, store, outcome, study=study.name, scale=scale)
+    manifest = write_manifest(
+        folder, steps, store, outcome, study=study.name, scale=scale, entries=entries
+    )
+    with atomic(folder / STUDY) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     for step in steps:
         if isinstance(step, Evaluate):
             _show(step, store, console)
@@ -116,14 +125,20 @@ def run_study(
     rows = cell_rows(study, entries, store)
     if rows:
         _show_cells(rows, write_rows(folder / CELLS, rows), console)
+    findings = StoredFindings(study, entries, store)
+    if study.adaptive:
+        _show_adaptive(study, findings, console)
+    console.print(
+        f"for the figures: notsure report {folder}", soft_wrap=True, highlight=False, markup=False
+    )
     if publish is not None:
-        findings = StoredFindings(study, entries, store)
         published = publish_results(findings, rows, manifest, publish)
         console.print(f"published {published}", soft_wrap=True, highlight=False)
     if mlflow is not None:
         logged = track(folder, uri=None if mlflow == DEFAULT else mlflow)
         console.print(f"logged to MLflow as run {logged}", soft_wrap=True, highlight=False)
     _show_rest(outcome, console)
+    outcome.require_success()
     return outcome
 
 
@@ -135,6 +150,13 @@ def _show(step: Step, store: Store, console: Console) -> None:
     for table in console_table(records_of(result.folder)):
         console.print(table)
     console.print(f"records: {result.folder / 'records.parquet'}", soft_wrap=True, highlight=False)
+
+
+def _show_adaptive(study: Study, findings: StoredFindings, console: Console) -> None:
+    from rich.markdown import Markdown
+
+    console.rule("under an adaptive attacker")
+    console.print(Markdown(adaptive_markdown(study, findings.records)))
 
 
 def _show_cells(rows: Sequence[CellRow], path: Path, console: Console) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, model_valid
 
 from notsure.core.errors import ConfigurationError
 from notsure.studies.declared_cells import AdaptiveSpec, CellsSpec, WaitingSpec
+from notsure.studies.declared_figures import PICTURE_OF_CLASSES, FigureSpec
 from notsure.studies.document import Node, Path, nearest
 from notsure.studies.forms import FORM, Count, Number, Parameter, Scale, Statistic, Text, Whole
 
@@ -277,6 +278,7 @@ class Study(_Model):
         cells: which result answers which published figures.
         waiting: which published figures have no answer at this scale, and what they wait for.
         adaptive: what is told of the report's systems under an adaptive attacker.
+        figures: which pictures stand for the report's figures, by what the report calls these.
     """
 
     name: Text
@@ -292,6 +294,7 @@ class Study(_Model):
     cells: dict[Text, CellsSpec] = {}
     waiting: dict[Text, WaitingSpec] = {}
     adaptive: dict[Text, AdaptiveSpec] = {}
+    figures: dict[Text, FigureSpec] = {}
 
     _document: Node | None = PrivateAttr(default=None)
 
@@ -327,6 +330,35 @@ class Study(_Model):
             if name not in known:
                 one = section.removesuffix("s") if section != "data" else section
                 raise self.error(f"There is no {one} {name!r}.{nearest(name, known)}", *path)
+        for name, figure in self.figures.items():
+            self._check_figure(name, figure)
+
+    def _check_figure(self, name: str, figure: FigureSpec) -> None:
+        """Checks that the guards and attacks of a figure are those of its evaluations."""
+        evaluations = [self.evaluations[one] for one in figure.evaluations]
+        guards = list(dict.fromkeys(one for its in evaluations for one in its.guards))
+        attacks = [
+            one for its in evaluations for own in (its.attacks or {}).values() for one in own
+        ]
+        # a suite's attacks have no names here
+        named = {"guards": guards, "attacks": list(dict.fromkeys(attacks))}
+        for section, known in named.items():
+            for position, one in enumerate(getattr(figure, section) or ()):
+                if one not in known:
+                    raise self.error(
+                        f"{', '.join(figure.evaluations)} has no {section.removesuffix('s')} "
+                        f"{one!r}.{nearest(one, known)}",
+                        *("figures", name, section, position),
+                    )
+        if figure.picture == PICTURE_OF_CLASSES:
+            for guard in figure.guards or guards:
+                purifier = self.guards[guard].purifier
+                if purifier is None or self.purifiers[purifier].kind != "PuVAE":
+                    raise self.error(
+                        f"The guard {guard!r} has no PuVAE, which reconstructs an image as every "
+                        "class: name those that have, guards: [...].",
+                        *("figures", name),
+                    )
 
     def with_document(self, document: Node) -> Study:
         """The same study, whose errors point into a document."""
@@ -366,5 +398,8 @@ def _references(study: Study) -> Iterator[tuple[str, str, Path]]:
             for section, own in (("networks", substitute.network), ("guards", substitute.guard)):
                 if own is not None:
                     yield section, own, (*top, "substitutes", called, section.removesuffix("s"))
+    for name, figure in study.figures.items():
+        for position, own in enumerate(figure.evaluations):
+            yield "evaluations", own, ("figures", name, "evaluations", position)
     for name, told in study.adaptive.items():
         yield "evaluations", told.evaluation, ("adaptive", name, "evaluation")

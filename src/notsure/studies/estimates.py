@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, cast
@@ -35,6 +35,9 @@ SPEED = 1.5e10
 GAIN = 300.0
 """How many such threads a GPU is worth."""
 
+_COUNTED = (nn.Conv2d, nn.Linear)
+"""The layers whose multiplications count."""
+
 BACKWARD = 3.0
 """What a forward and a backward pass cost, in forward passes."""
 
@@ -53,6 +56,39 @@ def seconds_of_generator(width: int, shape: tuple[int, int, int], device: torch.
     """Seconds that AdvGAN's generator takes for one image (C, H, W), roughly."""
     with torch.device("meta"):
         return _multiplications(Generator(channels=shape[0], width=width), shape) / _speed(device)
+
+
+def seconds_of_layers(
+    make: Callable[[], nn.Module],
+    run: Callable[[nn.Module, torch.Tensor], object],
+    shape: tuple[int, int, int],
+    device: torch.device,
+) -> float:
+    """Seconds that one image takes through each layer of a part once; NaN where it cannot be told.
+
+    A part may run some of its layers several times for an image, as it does not when it learns.
+
+    Args:
+        make: makes the part.
+        run: runs it on images (1, C, H, W).
+        shape: of an image, (C, H, W).
+        device: where it is to work.
+    """
+    found: dict[nn.Module, float] = {}
+
+    def note(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+        if isinstance(layer, _COUNTED):
+            found[layer] = output[0].numel() * layer.weight[0].numel()
+
+    try:
+        with torch.device("meta"), torch.no_grad():
+            module = make().eval()
+            for part in module.modules():
+                part.register_forward_hook(note)
+            run(module, torch.zeros(1, *shape))
+    except (NotSureError, RuntimeError, NotImplementedError):
+        return math.nan
+    return sum(found.values()) / _speed(device) if found else math.nan
 
 
 def _speed(device: torch.device) -> float:
@@ -86,7 +122,7 @@ def _multiplications(module: nn.Module, shape: tuple[int, ...]) -> float:
 
     def add(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
         nonlocal total
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, _COUNTED):
             total += output.numel() * layer.weight[0].numel()
 
     handles = [part.register_forward_hook(add) for part in module.modules()]

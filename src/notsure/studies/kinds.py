@@ -30,6 +30,7 @@ __all__ = [
     "Network",
     "Retrofit",
     "Train",
+    "evaluations_first",
     "records_of",
     "study_entries",
     "study_steps",
@@ -98,6 +99,20 @@ def study_entries(
     return {
         (section, name): step for section, own in sections.items() for name, step in own.items()
     }
+
+
+def evaluations_first(entries: Mapping[tuple[str, str], Step]) -> list[Step]:
+    """The steps of a study in the order in which they answer soonest.
+
+    A plan has each step right after what it needs: with the evaluations first, one is done before
+    what only the next one needs is trained.
+
+    Args:
+        entries: what `study_entries` gave.
+    """
+    steps = list(entries.values())
+    evaluations = [step for step in steps if isinstance(step, Evaluate)]
+    return [*evaluations, *(step for step in steps if not isinstance(step, Evaluate))]
 
 
 class _Assembly(Making):

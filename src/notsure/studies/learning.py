@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 
@@ -231,6 +231,27 @@ class FitPurifier(Step):
         stem = CHECKPOINT.partition(".")[0]
         for path in context.folder.glob(f"{stem}*.safetensors"):
             path.unlink()
+
+    def estimate(self) -> float:
+        """Seconds, roughly; NaN where that cannot be told."""
+        own = estimates.seconds_of_layers(
+            self._unfitted,
+            lambda one, x: cast("Purifier", one).purify(x),
+            self.data.shape,
+            device(),
+        )
+        classifier = 0.0 if self.network is None else self.network.seconds_of_pass()
+        images = self.recipe.epochs * self.data.counts["train"]
+        return images * estimates.BACKWARD * (own + classifier)
+
+    def _unfitted(self) -> Purifier:
+        """The purifier with networks for these images."""
+        given = dict(self.part["settings"])
+        given["shape"] = self.data.shape
+        if "num_classes" in given:
+            given["num_classes"] = len(self.data.class_names)
+        made: Purifier = Builder().part("purifier", {**self.part, "settings": given})
+        return made
 
     def purifier(self, context: Context) -> Purifier:
         """What was trained, for a step that needs it."""

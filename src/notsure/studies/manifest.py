@@ -34,6 +34,7 @@ def write_manifest(
     *,
     study: str = "",
     scale: str = "",
+    entries: Mapping[tuple[str, str], Step] | None = None,
 ) -> Path:
     """Writes `manifest.json` beside a run's results, in place of that of an earlier call.
 
@@ -46,6 +47,7 @@ def write_manifest(
         outcome: what the run did.
         study: the study's name.
         scale: the scale that it was run at.
+        entries: the study's steps by section and name, which steps' names alone do not tell.
 
     Returns:
         The file's path.
@@ -53,7 +55,7 @@ def write_manifest(
     Raises:
         ConfigurationError: the folder cannot be written to.
     """
-    path = writable_folder(folder) / MANIFEST
+    path, entries = writable_folder(folder) / MANIFEST, entries or {}
     content = {
         "study": study,
         "scale": scale,
@@ -65,6 +67,12 @@ def write_manifest(
         "commit": commit(),
         "machine": machine(),
         "steps": [_told(step, store, outcome) for step in plan],
+        "entries": {
+            section: {
+                name: step.identity for (own, name), step in entries.items() if own == section
+            }
+            for section in dict.fromkeys(own for own, _ in entries)
+        },
     }
     save_json(path, content)
     return path

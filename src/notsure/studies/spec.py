@@ -22,9 +22,9 @@ from notsure.studies.forms import Scale
 from notsure.studies.grid import expanded
 from notsure.studies.question_checks import check_questions
 
-__all__ = ["SECTIONS", "Scale", "Study", "load_study", "names", "study_of"]
+__all__ = ["SECTIONS", "Scale", "Study", "load_study", "names", "study_of", "study_text"]
 
-_GRIDDED = ("data", "networks", "purifiers", "attacks", "guards", "evaluations")
+_GRIDDED = ("data", "networks", "purifiers", "attacks", "guards", "evaluations", "figures")
 """Sections whose entries may have grids; in the others braces hold columns of cells."""
 
 SECTIONS = (*_GRIDDED, "cells", "waiting", "adaptive")
@@ -56,7 +56,8 @@ def load_study(path_or_name: str | FilePath, scale: str = "smoke") -> Study:
 
     `cells` say which result answers which published figures, `waiting` which have no answer at
     this scale, and `adaptive` what is told under an adaptive attacker: see `CellsSpec`,
-    `WaitingSpec` and `AdaptiveSpec` in `notsure.studies.declared_cells`.
+    `WaitingSpec` and `AdaptiveSpec` in `notsure.studies.declared_cells`. `figures` say which
+    pictures stand for the report's: see `FigureSpec` in `notsure.studies.declared_figures`.
 
     Args:
         path_or_name: a YAML file, or the name of a study that comes with the library.
@@ -69,11 +70,19 @@ def load_study(path_or_name: str | FilePath, scale: str = "smoke") -> Study:
         ConfigurationError: there is no such study or scale, or something in it cannot be; the
             message names the file, the line and the column, and the nearest known word.
     """
-    text, file = _read(path_or_name)
+    text, file = study_text(path_or_name)
     return study_of(text, file, scale)
 
 
-def _read(path_or_name: str | FilePath) -> tuple[str, str]:
+def study_text(path_or_name: str | FilePath) -> tuple[str, str]:
+    """What a study's file says, and what the file is called.
+
+    Args:
+        path_or_name: as `load_study` takes it.
+
+    Raises:
+        ConfigurationError: there is no such study, or the file is no text.
+    """
     path = FilePath(path_or_name)
     if path.is_file():
         try:
