@@ -329,7 +329,9 @@ class _Loader:
         return len(self.batches)
 
 
-def _trained_by_lightning(digits: Digits, folder: Path, callbacks: list[Any]) -> Any:
+def _trained_by_lightning(
+    digits: Digits, folder: Path, callbacks: list[Any], **options: Any
+) -> Any:
     pytest.importorskip("lightning")
     from lightning import pytorch as lightning
 
@@ -363,6 +365,7 @@ def _trained_by_lightning(digits: Digits, folder: Path, callbacks: list[Any]) ->
             enable_model_summary=False,
             default_root_dir=folder,
             callbacks=callbacks,
+            **options,
         )
         batches = _batches(digits)
         trainer.fit(module, _Loader(batches), _Loader(batches[:1]))
@@ -380,6 +383,50 @@ def quiet() -> Iterator[None]:
     yield
     for one, level in zip(loggers, levels, strict=True):
         one.setLevel(level)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_training_in_half_precision_is_watched(
+    digits: Digits, few: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    """No budget can be kept in bfloat16: the same weights are asked in float32."""
+    pytest.importorskip("lightning")
+    from notsure.integrations.lightning import RobustAccuracyCallback
+
+    attack = [PGD(steps=5)]
+    watch = RobustAccuracyCallback(*few, eps=0.05, attacks=attack, every=2)
+    trainer, module = _trained_by_lightning(digits, tmp_path, [watch], precision="bf16-true")
+    assert {one.dtype for one in module.parameters()} == {torch.bfloat16}
+    found = measure(copy.deepcopy(module.net).float(), *few, eps=0.05, attacks=attack)
+    logged = trainer.callback_metrics
+    assert float(logged["val/robust_accuracy"]) == pytest.approx(found.lenient.value)
+    assert 0 < found.lenient.value < 1
+    # a training that goes on from a checkpoint counts on
+    again = RobustAccuracyCallback(*few, eps=0.05, attacks=attack, every=2)
+    again.load_state_dict(watch.state_dict())
+    assert again.state_dict() == {"ended": 4}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_models_of_every_precision_are_measured(dtype: torch.dtype) -> None:
+    with seeded(2):
+        module = nn.Sequential(nn.Conv2d(1, 4, 6), nn.BatchNorm2d(4), nn.Flatten()).to(dtype)
+    module.train()
+    kept = {name: value.clone() for name, value in module.state_dict().items()}
+    x = images(30, (1, 6, 6)).float()
+    whole = copy.deepcopy(module).float()
+    y = ns.Classifier(whole.eval(), mean=0.5, std=0.2).logits(x).argmax(dim=1)
+    attack = [PGD(steps=5)]
+    expected = measure(ns.Classifier(whole, mean=0.5, std=0.2), x, y, eps=0.03, attacks=attack)
+    for model, given in ((ns.Classifier(module, mean=0.5, std=0.2), x), (module, x)):
+        found = measure(model, given, y, eps=0.03, attacks=attack)
+        if model is not module:
+            assert found.lenient.count == expected.lenient.count
+    assert 0 < expected.lenient.count < 30
+    assert module.training
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, kept[name])
+        assert value.dtype == kept[name].dtype
 
 
 @pytest.mark.usefixtures("quiet")

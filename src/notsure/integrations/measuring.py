@@ -18,6 +18,7 @@ from notsure.evaluation.intervals import rate_of
 from notsure.evaluation.outcomes import outcomes
 from notsure.evaluation.threats import CLEAN, Oblivious, WhiteBox
 from notsure.guard import Guard
+from notsure.integrations.precision import in_its_precision
 
 NORMS = ("linf", "l2", "l1")
 """The norms in which a budget is given; a suite has attacks for the first two."""
@@ -101,7 +102,8 @@ def measure(
 
     Args:
         model: a guard, a Classifier, or a bare module on images in [0,1]; it is left as it was,
-            in training or not.
+            in training or not. Weights of less precision than float32, in which no budget can be
+            kept, are taken in float32 for the while.
         x: images (N, C, H, W) in [0,1] on the model's device, which no guard was fitted on.
         y: their labels (N,).
         eps: the budget in [0,1] pixel units; a number or a fraction such as "8/255".
@@ -129,6 +131,8 @@ def measure(
                 f"{attack.name} is bounded in {attack.budget.norm.name}, and the budget is one in "
                 f"{norm}: give norm={attack.budget.norm.name!r}, or an attack in {norm}."
             )
+    if not isinstance(model, Guard):
+        model, x = in_its_precision(model, x)
     guard = model if isinstance(model, Guard) else Guard(model)
     # before a bare classifier both see the same
     more = attacks is None and (guard.rejects or guard.purifier is not None or guard.corrector)
