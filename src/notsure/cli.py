@@ -124,7 +124,8 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN",
-            help="A records.parquet, or the folder it is in; several are compared side by side.",
+            help="A records.parquet, or the folder it is in; several are compared side by side. "
+            "Or the folder of a study, such as runs/studies/pang-cpu or results/pang.",
             show_default=False,
         ),
     ],
@@ -139,13 +140,17 @@ def report(
         Path | None,
         typer.Option(
             help="The file to write. If left: report.html (or .md ...) beside the records of one "
-            "run; comparison.html here for several."
+            "run; comparison.html here for several. Of a study the folder to write to."
         ),
     ] = None,
 ) -> None:
-    """Write the report of a run, or the comparison of several, from their records."""
+    """Write the report of a run or a study, or the comparison of several runs."""
     from notsure.report.compare import report_runs
+    from notsure.studies.pages import is_of_study, report_study
 
+    if len(runs) == 1 and is_of_study(runs[0]):
+        typer.echo(f"wrote {report_study(runs[0], kind=kind, out=out)}")
+        return
     typer.echo(f"wrote {report_runs(runs, kind=kind, out=out)}")
 
 
