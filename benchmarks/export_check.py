@@ -6,6 +6,11 @@ GUARD is a guard's folder. It is exported to a temporary folder, both are asked 
 images of the test set, in batches of 256 and the first three one by one, and what came out is
 written to results/export.json. The guard's own images and as many attacked ones (FGSM, whose images
 lie close to the thresholds more often) are both asked about.
+
+For a guard with K-density alone it is also told where the differences come from: its formula is
+computed in double precision of the features that torch and onnxruntime compute in single precision,
+and of those that torch computes in double precision (the part `rounding`; the other parts are the
+formats, each of which is written as it is done).
 """
 
 from __future__ import annotations
@@ -17,17 +22,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from machine import describe, versions
+from torch import nn
 
 import notsure as ns
 from notsure import export
-from notsure.core.storage import save_json
+from notsure.core.storage import load_json, save_json
+from notsure.detectors import KDensity
+from notsure.detectors.kdensity import log_kernel_density
 from notsure.export.checking import compared
-from notsure.export.running import ExportedGuard
+from notsure.export.graph import TracedClassifier
+from notsure.export.running import ExportedGuard, onnxruntime
 
 HERE = Path(__file__).resolve().parent
 
@@ -39,37 +49,120 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data/mnist")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--eps", type=float, default=0.1)
+    parser.add_argument("--rounded", type=int, default=2000, help="images of the part rounding")
+    parser.add_argument("--parts", default="rounding,onnx,torch")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "export.json")
     given = parser.parse_args()
     guard = ns.Guard.load(given.guard)
     test = ns.data.load(given.data).test.select(slice(0, given.count))
-    x = test.x
-    rows = []
-    for kind in ("onnx", "torch"):
-        rows.append(row(guard, kind, x, attacked(guard, x, test.labels, given.eps)))
-        print(json.dumps(rows[-1], indent=2))  # noqa: T201
-    content = {
+    content = load_json(given.out) if given.out.is_file() else {}
+    about = {
         "guard": [type(part).__name__ for _, part in guard.named_detectors()],
         "classifier": type(guard.classifier.module).__name__,
-        "images": len(x),
-        "eps": given.eps,
-        "rows": rows,
-        "of_the_guard_itself": own_rounding(guard, x[:1000]),
         "machine": describe(torch.device("cpu")),
         "versions": versions(),
     }
-    save_json(given.out, content)
+    for part in given.parts.split(","):
+        if part == "rounding":
+            found = rounding(guard, test.x[: given.rounded], given.rounded // 4)
+        else:
+            hostile = attacked(guard, test.x, test.labels, given.eps)
+            found = {"eps": given.eps, **row(guard, part, test.x, hostile)}
+        print(json.dumps(found, indent=2), flush=True)  # noqa: T201
+        content[part] = {**found, **about}
+        save_json(given.out, content)
 
 
-def own_rounding(guard: ns.Guard, x: torch.Tensor) -> dict[str, Any]:
-    """How far the guard's scores in single precision are from its scores in double precision."""
-    double = copy.deepcopy(guard).double()
-    own, exact = guard.judge(x), double.judge(x.double())
-    largest = max(
-        float((score.double() - exact.scores[name]).abs().max())
-        for name, score in own.scores.items()
-    )
-    return {"images": len(x), "largest_difference_to_double_precision": largest}
+def rounding(guard: ns.Guard, x: torch.Tensor, doubled: int) -> dict[str, Any]:
+    """Where differences between K-density's scores come from, the largest of each kind.
+
+    Args:
+        guard: with K-density alone.
+        x: images.
+        doubled: the network is computed in double precision for so many of them.
+    """
+    ((name, detector),) = guard.named_detectors()
+    if not isinstance(detector, KDensity):
+        raise TypeError(f"{type(detector).__name__} is not K-density.")
+    verdict = guard.judge(x)
+    scores, prediction = verdict.scores[name], verdict.prediction
+    single, other = _features(guard.classifier, x), _features_of_onnxruntime(guard.classifier, x)
+    exact = _formula(detector, single, prediction)
+    few = slice(0, doubled)
+    double = _features(copy.deepcopy(guard.classifier).double(), x[few].double())
+    truth = _formula(detector, double, prediction[few])
+    alone = torch.cat([guard.judge(one[None]).scores[name] for one in x[few]])
+    size = single.norm(dim=1)
+    return {
+        "images": len(x),
+        "images_in_double_precision": doubled,
+        "bandwidth": float(detector.sigma),
+        "scores_from_to": [float(exact.min()), float(exact.max())],
+        "features_of_onnxruntime_to_torch_relative": _largest((other - single).norm(dim=1) / size),
+        "features_of_torch_to_double_precision_relative": _largest(
+            (single[few] - double).norm(dim=1) / size[few]
+        ),
+        "largest_difference_of_a_score": {
+            "guard, to the exact formula of its own features": _largest(scores - exact),
+            "exact formula, features of onnxruntime to those of torch": _largest(
+                _formula(detector, other, prediction) - exact
+            ),
+            "exact formula, features of torch to those in double precision": _largest(
+                exact[few] - truth
+            ),
+            "guard, one image at a time to batches of 256": _largest(alone - scores[few]),
+        },
+    }
+
+
+def _largest(difference: torch.Tensor) -> float:
+    return float(difference.double().abs().max())
+
+
+def _features(classifier: ns.Classifier, x: torch.Tensor) -> torch.Tensor:
+    """Features (B, D) of images, float64, as the classifier computes them."""
+    with torch.inference_mode():
+        parts = [classifier.logits_and_features(some)[1] for some in torch.split(x, 256)]
+    return torch.cat(parts).double()
+
+
+class _ToFeatures(nn.Module):
+    def __init__(self, classifier: ns.Classifier, sample: torch.Tensor) -> None:
+        super().__init__()
+        self.classifier = TracedClassifier(copy.deepcopy(classifier), sample, features=True)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.classifier.logits_and_features(image)[1]
+
+
+def _features_of_onnxruntime(classifier: ns.Classifier, x: torch.Tensor) -> torch.Tensor:
+    """Features (B, D) of images, float64, as onnxruntime computes them in single precision."""
+    module = _ToFeatures(classifier, x[:4]).eval().requires_grad_(False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "features.onnx"
+        sizes = {"image": {0: torch.export.Dim("batch")}}
+        program: Any = torch.onnx.export(
+            module, (x[:4],), input_names=["image"], dynamo=True, dynamic_shapes=sizes,
+            external_data=False, verbose=False,
+        )  # fmt: skip
+        program.save(str(path), external_data=False)
+        runtime = onnxruntime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(str(path), options)
+    parts = [session.run(None, {"image": some.numpy()})[0] for some in torch.split(x, 256)]
+    return torch.cat([torch.from_numpy(part) for part in parts]).double()
+
+
+def _formula(detector: KDensity, features: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+    """K-density's score of features (B, D), computed in double precision."""
+    score = torch.empty(len(features), dtype=torch.float64)
+    for number, (start, end) in enumerate(pairwise(detector.offsets.tolist())):
+        mine = prediction == number
+        points = detector.points[start:end].double()
+        if bool(mine.any()):
+            score[mine] = -log_kernel_density(features[mine], points, float(detector.sigma))
+    return score
 
 
 def attacked(guard: ns.Guard, x: torch.Tensor, y: torch.Tensor, eps: float) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import random
 import sqlite3
@@ -32,7 +33,8 @@ class Load:
         shape: height and width of the images.
         end: when the clients stop, on the monotonic clock.
         statuses: how often each kind of client got each status; 0 is a connection that ended.
-        kept: the numbers under which the service said that it keeps rejected images.
+        kept: the rejected images that the service said it keeps, as `digest` has them, by the
+            numbers that it told.
         seconds: how long good single requests took.
         unexpected: answers that should not have come.
         watched: memory, threads and files of the service, ten times.
@@ -45,20 +47,31 @@ class Load:
     statuses: dict[str, Counter[int]] = field(
         default_factory=lambda: {GOOD: Counter(), BAD: Counter(), HOSTILE: Counter()}
     )
-    kept: set[int] = field(default_factory=set)
+    kept: dict[int, bytes] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     watched: list[dict[str, float]] = field(default_factory=list)
     chance: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311
 
-    def note(self, kind: str, what: str, reply: Reply, allowed: tuple[int, ...]) -> None:
-        """Counts an answer, and keeps what should not have come."""
+    def note(
+        self, kind: str, what: str, reply: Reply, allowed: tuple[int, ...], images: Any = ()
+    ) -> None:
+        """Counts an answer, and keeps what should not have come, and what is said to be kept.
+
+        Args:
+            kind: of client.
+            what: was asked.
+            reply: the answer.
+            allowed: its statuses.
+            images: that it is about, each (H, W) in [0,1].
+        """
         self.statuses[kind][reply.status] += 1
         if reply.status not in allowed:
             self.unexpected.append(f"{what}: {reply.status} {reply.body[:200]!r}")
-        if reply.status == 200 and b'"verdicts"' in reply.body:
-            found = (one["review"] for one in reply.json()["verdicts"])
-            self.kept.update(number for number in found if number is not None)
+        if reply.status == 200 and len(images) > 0:
+            for verdict, image in zip(reply.json()["verdicts"], images, strict=True):
+                if verdict["review"] is not None:
+                    self.kept[verdict["review"]] = digest(image)
 
 
 BUSY = (200, 429)
@@ -69,10 +82,11 @@ async def single(load: Load) -> None:
     """One clean image after another."""
     async with connection(load.port) as one:
         while time.monotonic() < load.end:
-            request = post("/judge", load.chance.choice(load.pngs), "image/png")
+            file = load.chance.choice(load.pngs)
             began = time.perf_counter()
-            load.note(GOOD, "single", await one.ask(request), BUSY)
+            reply = await one.ask(post("/judge", file, "image/png"))
             load.seconds.append(time.perf_counter() - began)
+            load.note(GOOD, "single", reply, BUSY, [_pixels(file)])
             await asyncio.sleep(load.chance.expovariate(20))
 
 
@@ -80,8 +94,9 @@ async def several(load: Load) -> None:
     """Forms of several clean images."""
     async with connection(load.port) as one:
         while time.monotonic() < load.end:
-            body, kind = form(load.chance.sample(load.pngs, load.chance.randint(2, 24)))
-            load.note(GOOD, "form", await one.ask(post("/judge", body, kind)), BUSY)
+            files = load.chance.sample(load.pngs, load.chance.randint(2, 24))
+            reply = await one.ask(post("/judge", *form(files)))
+            load.note(GOOD, "form", reply, BUSY, [_pixels(file) for file in files])
             await asyncio.sleep(load.chance.expovariate(5))
 
 
@@ -89,10 +104,10 @@ async def strange(load: Load) -> None:
     """Noise, which is rejected and kept for a person."""
     async with connection(load.port) as one:
         while time.monotonic() < load.end:
-            image = np.random.default_rng(load.chance.getrandbits(32)).random(load.shape)
-            body = json.dumps({"image": image.round(4).tolist()}).encode()
+            image = np.random.default_rng(load.chance.getrandbits(32)).random(load.shape).round(4)
+            body = json.dumps({"image": image.tolist()}).encode()
             reply = await one.ask(post("/judge", body, "application/json"))
-            load.note(GOOD, "noise", reply, BUSY)
+            load.note(GOOD, "noise", reply, BUSY, [image])
             await asyncio.sleep(load.chance.expovariate(10))
 
 
@@ -121,6 +136,8 @@ async def mistaken(load: Load) -> None:
         "bomb": _png(np.zeros((6000, 6000), np.uint8)),
         "cut": load.pngs[0][: len(load.pngs[0]) // 2],
         "text": b"this is no image",
+        "tiff": _encoded(np.zeros(load.shape, np.uint8), "TIFF"),
+        "plain": b"P2 28 28 255 " + b"#\n" * 50_000,
     }
     bodies = {
         "255": json.dumps(np.full(load.shape, 128).tolist()).encode(),
@@ -130,18 +147,23 @@ async def mistaken(load: Load) -> None:
         "half": b'{"images": [[0.1',
         "null": b'{"image": null}',
         "many": json.dumps([np.zeros(load.shape).tolist()] * 300).encode(),
+        "empty": b"[" + b"[]," * 1_000_000 + b"[]]",
+        "long": json.dumps(["a" * 30_000, *range(30_000)]).encode(),
     }
     requests = [(what, post("/judge", body, "image/png")) for what, body in files.items()]
     requests += [(what, post("/judge", body, "application/json")) for what, body in bodies.items()]
     requests += [
         ("type", post("/judge", b"x", "text/plain")),
         ("form", post("/judge", b"no edge", "multipart/form-data; boundary=x")),
+        ("charset", post("/judge", b"--x", "multipart/form-data; boundary=x; charset=undefined")),
+        ("surrogate", post("/review/1", rb'{"\ud800": 1}', "application/json")),
+        ("origin", b"GET /review HTTP/1.1\r\nhost: localhost\r\norigin: http://x\r\n\r\n"),
         ("label", post("/review/1", b'{"label": 77}', "application/json")),
         ("item", get("/review/99999999")),
         ("path", get("/no/such/path")),
         ("host", b"GET /review HTTP/1.1\r\nhost: elsewhere.example\r\n\r\n"),
     ]
-    allowed = (400, 404, 413, 415, 421, 422, 429)
+    allowed = (400, 403, 404, 413, 415, 421, 422, 429)
     async with connection(load.port) as one:
         while time.monotonic() < load.end:
             what, request = load.chance.choice(requests)
@@ -259,11 +281,28 @@ def resources(pid: int) -> dict[str, float]:
     }
 
 
-def lost(path: Path, kept: set[int]) -> int:
-    """How many of the images that the service said it keeps are not in its file."""
+def lost(path: Path, kept: dict[int, bytes]) -> int:
+    """How many of the images that the service said it keeps are not in its file as they were."""
     with contextlib.closing(sqlite3.connect(path)) as file:
-        there = {row[0] for row in file.execute("SELECT id FROM item")}
-    return len(kept - there)
+        rows = file.execute("SELECT id, bits, pixels FROM item")
+        there = {number: _digest_of(bits, pixels) for number, bits, pixels in rows}
+    return sum(there.get(number) != image for number, image in kept.items())
+
+
+def digest(image: Any) -> bytes:
+    """What stands for an image in [0,1]."""
+    return hashlib.blake2b(np.asarray(image, np.float32).tobytes(), digest_size=16).digest()
+
+
+def _digest_of(bits: int, pixels: bytes) -> bytes:
+    if bits == 32:
+        return digest(np.frombuffer(pixels, "<f4"))
+    return digest(np.frombuffer(pixels, np.uint8).astype(np.float32) / np.float32(255))
+
+
+def _pixels(file: bytes) -> Any:
+    with Image.open(BytesIO(file)) as image:
+        return np.asarray(image, np.float32) / np.float32(255)
 
 
 async def _last(reader: asyncio.StreamReader) -> Reply:
@@ -275,6 +314,10 @@ async def _last(reader: asyncio.StreamReader) -> Reply:
 
 
 def _png(pixels: Any) -> bytes:
+    return _encoded(pixels, "PNG")
+
+
+def _encoded(pixels: Any, kind: str) -> bytes:
     buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()

@@ -69,6 +69,14 @@ class PatientProtocol(H11Protocol):
         super().resume_writing()
         self._stop_send_timer()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP in the form of all refusals, unless an answer is under way."""
+        if self._between_requests() or not self.cycle.response_started:
+            self._refuse(400, "malformed_http", f"{msg} Send HTTP/1.1.")
+        else:
+            self.transport.close()
+            self._end()
+
     def timeout_keep_alive_handler(self) -> None:
         """Closes a silent connection, also where the client leaves its last answer unread."""
         super().timeout_keep_alive_handler()
