@@ -233,6 +233,12 @@ def test_runs_that_are_not_there(folders: list[Path], tmp_path: Path) -> None:
         read_runs([folders[0], broken])
 
 
+def test_a_run_that_is_not_over(tmp_path: Path) -> None:
+    (tmp_path / "half" / "parts").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match=r"half' is not over: make the call again"):
+        read_runs([tmp_path / "half"])
+
+
 def test_comparison_on_the_command_line(
     folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,6 +245,21 @@ def test_hard_parts_are_met_with_bpda() -> None:
         ({"threats": "all", "attacks": [FGSM()]}, "leave attacks out"),
         ({"threats": "oblivious", "attacks": [FGSM()]}, "a list"),
         ({"attacks": []}, "no attack"),
+        ({"attacks": FGSM()}, "attacks is a list"),
+        ({"attacks": [FGSM()], "eps": 0.1}, "eps is a list"),
+        ({"suite": "quick", "eps": "8/255"}, "eps is a list"),
+        ({"suite": "quick", "eps": [0.1], "threats": []}, "each once"),
+        ({"suite": "quick", "eps": [0.1], "threats": ["oblivious"] * 2}, "each once"),
+        ({"attacks": [FGSM()], "batch_size": 0}, "batch_size has to be at least 1"),
+        ({"attacks": [FGSM()], "probes": -1}, "probes and controlled at least 0"),
+        (
+            {"attacks": [FGSM()], "substitutes": {"other": nn.Flatten()}},
+            "tells 36 classes apart, and the guard 'classifier' 4",
+        ),
+        (
+            {"attacks": [FGSM()], "substitutes": {"other": nn.Sequential(nn.Linear(7, 3))}},
+            r"'other' does not take images of shape \(1, 6, 6\)",
+        ),
         ({"attacks": {"oblivious": [FGSM()]}}, "no attack"),
         ({"attacks": {"insider": [FGSM()]}, "threats": ["oblivious"]}, "not among those"),
         ({"attacks": [FGSM()], "threats": []}, "no threat"),
@@ -565,7 +580,7 @@ def test_a_substitute_is_taught_once_and_not_for_a_run_that_is_over(
         lessons.append(len(x))
         return taught_by(guard, x, suite, seed)
 
-    monkeypatch.setattr("notsure.evaluation.examiner.taught_by", teach)
+    monkeypatch.setattr("notsure.evaluation.wanted.taught_by", teach)
     told: dict[str, Any] = {
         "suite": "quick",
         "threats": ["oblivious", "transfer"],

@@ -75,6 +75,9 @@ class Remembering(nn.Module):
     A small change fools it; a larger one meets the table, which is right and has no gradient.
     """
 
+    x: torch.Tensor
+    y: torch.Tensor
+
     def __init__(self, classifier: ns.Classifier, radius: float = 1.0) -> None:
         super().__init__()
         test = ns.data.load("digits").test.select(slice(0, 120))

@@ -156,7 +156,7 @@ def test_a_substitute_that_was_taught_before_is_not_taught_again(
     def refuses(*_: Any) -> None:
         raise AssertionError("taught again")
 
-    monkeypatch.setattr("notsure.evaluation.examiner.taught_by", refuses)
+    monkeypatch.setattr("notsure.evaluation.wanted.taught_by", refuses)
     shards = [ns.evaluate(guard, x, y, rows=r, taught=taught, **told) for r in [(0, 6), (6, 12)]]
     check_same(joined_shards(shards), wanted)
 

@@ -9,9 +9,15 @@ from typing import Any
 import torch
 
 from notsure.core.checks import check_labels
-from notsure.core.errors import NotFittedError, UnsupportedError, VerificationError
+from notsure.core.errors import (
+    ConfigurationError,
+    InputError,
+    NotFittedError,
+    UnsupportedError,
+    VerificationError,
+)
 from notsure.core.state import tensors_hash, undisturbed, weights_hash
-from notsure.core.target import Adversarial
+from notsure.core.target import Adversarial, Target
 from notsure.evaluation.controls import Controls
 from notsure.evaluation.plan import Job
 from notsure.evaluation.records import CONTROL, SCORE, Records
@@ -84,6 +90,28 @@ class Examination:
         self.probability_rows, self.num_classes = self._outputs()
         self.fooled = self.clean.accepted & (self.clean.prediction != self.y)
         self.budgets: dict[str, float] = {}
+
+    def check_substitutes(self, substitutes: Mapping[str, Target]) -> None:
+        """Sees whether others can stand in for the guard.
+
+        Raises:
+            ConfigurationError: one does not take these images, or tells other classes apart.
+        """
+        x = self.x[:1]
+        for name, one in substitutes.items():
+            try:
+                with undisturbed(one, x.device), torch.inference_mode():
+                    classes = one.logits(x).shape[1]
+            except (RuntimeError, InputError) as error:
+                raise ConfigurationError(
+                    f"The substitute {name!r} does not take images of shape "
+                    f"{tuple(x.shape[1:])}: {error}"
+                ) from error
+            if classes != self.num_classes:
+                raise ConfigurationError(
+                    f"The substitute {name!r} tells {classes} classes apart, and the guard "
+                    f"{self.name!r} {self.num_classes}: a transfer is among the same classes."
+                )
 
     def count_within(self, jobs: Sequence[Job]) -> None:
         """Sets what `worst` counts: images within the largest eps that these jobs have in a norm.

@@ -13,36 +13,23 @@ from torch import nn
 
 import notsure
 from notsure.attacks import Attack, Distilled
-from notsure.classifier import Classifier, as_target
+from notsure.classifier import Classifier
 from notsure.core.checks import content_keys
 from notsure.core.errors import ConfigurationError
 from notsure.core.progress import progress_bar
-from notsure.core.state import tensors_hash, weights_hash
+from notsure.core.state import tensors_hash
 from notsure.core.stopping import reason_to_stop
-from notsure.core.target import Target
 from notsure.evaluation.controls import with_noise
 from notsure.evaluation.examination import Examination
-from notsure.evaluation.plan import Job, Plan, crossed, description, jobs_of
-from notsure.evaluation.pupils import Pupil, ready
+from notsure.evaluation.plan import Job, description, jobs_of
+from notsure.evaluation.pupils import ready
 from notsure.evaluation.records import FORMAT, SHARD, Records
 from notsure.evaluation.run_folder import RunFolder
-from notsure.evaluation.suites import (
-    DISTILLED,
-    VERSION,
-    check_suite,
-    suite_plan,
-    taught_by,
-)
-from notsure.evaluation.threats import (
-    NAMES,
-    Threat,
-    TransferFrom,
-    knowledge_of,
-    threat_named,
-)
+from notsure.evaluation.suites import VERSION
+from notsure.evaluation.threats import Threat, knowledge_of
+from notsure.evaluation.wanted import Substitutes, Wanted
 from notsure.guard import Guard
 
-Substitutes = Mapping[str, Target | nn.Module]
 Guards = Guard | Classifier | nn.Module
 
 
@@ -115,12 +102,14 @@ def evaluate(
     Raises:
         CheckpointError: the folder holds another run, or is damaged.
         ConfigurationError: there is no attack or threat, or two are the same, or both a suite and
-            attacks are given; or a substitute is called as the suite's own.
+            attacks are given; or a substitute is called as the suite's own, or is for other
+            images or classes; or a count is out of range.
         InputError: images or labels are not what they have to be, or were used before.
         NotFittedError: a guard is not calibrated.
         UnsupportedError: an attack does not apply to what a threat shows.
         VerificationError: a result did not hold when it was judged again.
     """
+    _check_counts(batch_size, illustrated, embedded, probes, controlled)
     guards = _guards(guard)
     made_with = _parameters(parameters or {}, guards)
     chosen = slice(0, len(x)) if rows is None else _rows(rows, len(x))
@@ -139,7 +128,9 @@ def evaluate(
         )
         for name, one in guards.items()
     }
-    wanted = _Wanted(attacks, threats, suite, eps, norm, substitutes or {}, taught or {})
+    wanted = Wanted(attacks, threats, suite, eps, norm, substitutes or {}, taught or {})
+    for one in examinations.values():
+        one.check_substitutes(wanted.targets)
     jobs = {
         name: jobs_of(one, wanted.plan_for(name, one, one.classifier.check(x), seed), probes)
         for name, one in guards.items()
@@ -186,98 +177,6 @@ def evaluate(
     records = Records.joined(parts, meta | {"substitutes": wanted.description(taught=True)})
     folder.finish(records)
     return records
-
-
-class _Wanted:
-    """What the caller asked for."""
-
-    def __init__(
-        self,
-        attacks: Sequence[Attack] | Mapping[str, Sequence[Attack]] | None,
-        threats: str | Sequence[str | Threat] | None,
-        suite: str | None,
-        eps: Sequence[float | str] | None,
-        norm: str,
-        substitutes: Substitutes,
-        taught: Mapping[str, Distilled],
-    ) -> None:
-        if attacks is not None and (suite is not None or threats == "all"):
-            raise ConfigurationError(
-                "A suite and threats='all' choose the attacks themselves: leave attacks out, or "
-                "name the threats that they are to be run under."
-            )
-        if isinstance(threats, str) and threats != "all":
-            raise ConfigurationError(f"threats is 'all' or a list, such as [{threats!r}].")
-        self.suite = check_suite(suite or "standard") if attacks is None else None
-        self.attacks, self.eps, self.norm = attacks, eps, norm
-        self.substitutes, self.taught = substitutes, taught
-        # one target for all guards, so that they share what is made on it
-        self.targets = {name: as_target(one) for name, one in substitutes.items()}
-        self.threats = threats
-        self.pupils: dict[str, Pupil] = {}
-        if self.suite is not None and DISTILLED in substitutes:
-            raise ConfigurationError(
-                f"{DISTILLED!r} is what a suite calls the substitute that it teaches itself: give "
-                "yours another name."
-            )
-
-    def plan_for(self, name: str, guard: Guard, x: torch.Tensor, seed: int) -> Plan:
-        """What is run against a guard."""
-        if self.suite is None:
-            return crossed(self._threats(), self.attacks or (), self.eps)
-        chosen = NAMES if self.threats in (None, "all") else self._names()
-        substitutes: dict[str, Target] = dict(self.targets)
-        if TransferFrom.name in chosen:
-            before, suite = self.taught.get(name), self.suite
-            pupil = Pupil(lambda: before or taught_by(guard, x, suite, seed))
-            substitutes[DISTILLED] = self.pupils[name] = pupil
-        return suite_plan(
-            guard,
-            self.suite,
-            self.eps or (),
-            norm=self.norm,
-            threats=chosen,
-            substitutes=substitutes,
-        )
-
-    def _names(self) -> list[str]:
-        given = [one for one in self.threats or () if not isinstance(one, str)]
-        if given:
-            raise ConfigurationError(
-                "A suite takes the names of threats; substitutes are given by substitutes={...}."
-            )
-        return [str(one) for one in self.threats or ()]
-
-    def _threats(self) -> list[Threat]:
-        threats = self.threats
-        if threats is None:
-            carried = [TransferFrom.name] if self.substitutes else []
-            threats = ["oblivious", "white-box", *carried]
-        found: list[Threat] = []
-        for one in threats:
-            if one == TransferFrom.name and self.substitutes:
-                found += [TransferFrom(by, called) for called, by in self.targets.items()]
-            else:
-                found.append(threat_named(one))
-        return found
-
-    def description(self, *, taught: bool) -> dict[str, Any]:
-        """The substitutes for the records' meta: their weights, or how well they were taught.
-
-        Args:
-            taught: whether the suite's own may be taught now, where they are not yet.
-        """
-        found: dict[str, Any] = {
-            name: weights_hash(one) if isinstance(one, nn.Module) else type(one).__name__
-            for name, one in self.substitutes.items()
-        }
-        for name, pupil in self.pupils.items():
-            found[f"{DISTILLED} from {name}"] = _how_well(pupil.taught) if taught else None
-        return found
-
-
-def _how_well(taught: Distilled) -> dict[str, Any]:
-    return {"agreement": taught.agreement, "queries": taught.queries}
 
 
 @dataclass(frozen=True)
@@ -394,6 +293,14 @@ def _guards(guard: Guards | Mapping[str, Guards]) -> dict[str, Guard]:
     if not isinstance(guard, Guard):
         guard = Guard(guard)
     return {"guard" if guard.rejects else "classifier": guard}
+
+
+def _check_counts(batch_size: int, *others: int) -> None:
+    if batch_size < 1 or min(others) < 0:
+        raise ConfigurationError(
+            f"batch_size has to be at least 1, illustrated, embedded, probes and controlled at "
+            f"least 0; got {batch_size} and {', '.join(map(str, others))}."
+        )
 
 
 def _rows(rows: tuple[int, int], count: int) -> slice:

@@ -52,6 +52,9 @@ def variants(attacks: Sequence[Attack], eps: Sequence[float | str] | None) -> li
     Raises:
         ConfigurationError: there is none, or something else among them, or one is there twice.
     """
+    if isinstance(attacks, Attack):
+        raise ConfigurationError(f"attacks is a list, such as [{attacks.name}(...)].")
+    check_list(eps)
     found: list[Attack] = []
     for attack in attacks:
         if not isinstance(attack, Attack):
@@ -68,6 +71,16 @@ def variants(attacks: Sequence[Attack], eps: Sequence[float | str] | None) -> li
     if len({one.identity for one in found}) < len(found):
         raise ConfigurationError("An attack is given twice with the same settings.")
     return found
+
+
+def check_list(eps: Sequence[float | str] | None) -> None:
+    """Refuses a single budget where a list is meant.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    if isinstance(eps, int | float | str):
+        raise ConfigurationError(f"eps is a list, such as [{eps!r}].")
 
 
 def crossed(

@@ -35,7 +35,7 @@ from notsure.attacks import (
 from notsure.attacks.objectives import DLR
 from notsure.core.checks import parse_size
 from notsure.core.errors import ConfigurationError
-from notsure.evaluation.plan import Plan
+from notsure.evaluation.plan import Plan, check_list
 from notsure.evaluation.threats import (
     NAMES,
     Oblivious,
@@ -148,10 +148,16 @@ def suite_plan(
         substitutes: what transfers are made from, by name.
 
     Raises:
-        ConfigurationError: there is no eps, or no such norm or threat.
+        ConfigurationError: there is no eps or threat, or no such norm or threat, or one twice.
     """
     if norm not in ("linf", "l2"):
         raise ConfigurationError(f"Suites are for linf and l2; got norm={norm!r}.")
+    check_list(eps)
+    if not threats or len(set(threats)) < len(threats):
+        raise ConfigurationError(
+            f"A suite takes the names of threats, each once; got {list(threats)}. There are: "
+            f"{', '.join(NAMES)}."
+        )
     if not eps:
         raise ConfigurationError("A suite takes budgets: eps=[0.1, 0.2, 0.3] or eps=['8/255'].")
     unknown = [name for name in threats if name not in NAMES]

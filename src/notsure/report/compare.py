@@ -8,7 +8,7 @@ from pathlib import Path
 from notsure.core.errors import ConfigurationError
 from notsure.evaluation.joining import joined
 from notsure.evaluation.records import Records
-from notsure.evaluation.run_folder import RECORDS
+from notsure.evaluation.run_folder import PARTS, RECORDS
 from notsure.report.html import write_report
 from notsure.report.paper import FORMATS, write_paper
 
@@ -61,8 +61,17 @@ def _kind(kind: str | None, out: Path | None) -> str:
 
 
 def records_file(run: str | Path) -> Path:
-    """The file of a run that is given as a records file, or as the folder it is in."""
+    """The file of a run that is given as a records file, or as the folder it is in.
+
+    Raises:
+        ConfigurationError: the folder is that of a run that is not over.
+    """
     run = Path(run)
+    if (run / PARTS).is_dir() and not (run / RECORDS).exists():
+        raise ConfigurationError(
+            f"The run in {str(run)!r} is not over: make the call again that began it, which goes "
+            "on with it, and report on it then."
+        )
     return run / RECORDS if run.is_dir() else run
 
 

@@ -103,8 +103,8 @@ def uneven_attacks(records: Records) -> list[str]:
             own[1, f"{norm} {eps!r}"] = f"within {budget_text(norm, eps)}"
         if by_hand:
             # what the threat makes of an attack depends on the guard
-            told = {k: v for k, v in known.get(identity, {}).items() if k not in _OF_THE_THREAT}
-            own[2, f"{threat} {attack} {settings_without(told, 'eps')}"] = f"by {attack} ({threat})"
+            its = {k: v for k, v in known.get(identity, {}).items() if k not in _OF_THE_THREAT}
+            own[2, f"{threat} {attack} {settings_without(its, 'eps')}"] = f"by {attack} ({threat})"
     every = {key: words for own in met.values() for key, words in own.items()}
     found = []
     for guard, own in met.items():
