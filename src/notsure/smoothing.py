@@ -68,6 +68,9 @@ def certify(
         batch_size: how many noisy images are looked at at a time.
         seed: of the draws; those of an image depend on the image and the seed alone.
 
+    Returns:
+        Label, radius and votes of each image.
+
     Raises:
         ConfigurationError: a setting is out of range, missing, or contradicts the network.
         InputError: the images are not what they have to be.
