@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import pickle
 import subprocess
@@ -351,11 +350,14 @@ def test_estimates_grow_with_the_work() -> None:
     assert few["train ce"].estimate() > 0
     assert more["train ce"].estimate() == pytest.approx(10 * few["train ce"].estimate())
     assert few["evaluate main"].estimate() > 0
-    purifiers = [name for name in few if name.startswith("fit purifier")]
-    assert purifiers
-    for name in purifiers:
-        # each has its own recipe, which the change of the networks' does not touch
-        assert 0 < few[name].estimate() < math.inf
+    for name in ("denoiser", "other", "puvae"):
+        alone, fourfold = (
+            steps_of(TINY.replace("recipe: {epochs: 1, batch", f"recipe: {{epochs: {n}, batch"))
+            for n in (1, 4)
+        )
+        short, long = (its[f"fit purifier {name}"].estimate() for its in (alone, fourfold))
+        assert long == pytest.approx(4 * short)
+        assert short > 0
     hard = TINY.replace("ce: {}", "ce: {objective: AdversarialTraining}")
     assert steps_of(hard)["train ce"].estimate() > 10 * few["train ce"].estimate()
 
