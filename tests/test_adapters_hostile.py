@@ -287,3 +287,28 @@ def test_answers_that_depend_on_chance_or_company_are_told(
         declared = "nn.Module):\n    stochastic = True"
         path.write_text(path.read_text().replace("nn.Module):", declared))
         assert adapters.load_model(f"{path}:build", size=8).classifier.stochastic
+
+
+def test_a_model_of_timm_built_for_another_size_is_told(tmp_path: Path) -> None:
+    """A transformer's places are part of its weights: timm's own size does not fit them."""
+    timm: Any = pytest.importorskip("timm")
+    for size in (32, 160):
+        module = timm.create_model("test_vit", num_classes=3, img_size=size)
+        timm.models.save_for_hf(
+            module, tmp_path / str(size), model_args={"img_size": size}, safe_serialization=True
+        )
+    with pytest.raises(CheckpointError, match=r"arguments of its own \(img_size\)"):
+        adapters.load_model(f"timm:{tmp_path / '32'}")
+    assert adapters.load_model(f"timm:{tmp_path / '160'}").size == (160, 160)
+
+
+def test_tensors_that_no_layer_takes_are_told(tmp_path: Path) -> None:
+    safetensors: Any = pytest.importorskip("safetensors.torch")
+    saved_transformers(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = safetensors.load_file(path)
+    state["teacher.weight"] = torch.zeros(3)
+    safetensors.save_file(state, path, metadata={"format": "pt"})
+    notes = adapters.load_model(tmp_path).notes
+    assert any("1 tensors of its file belong to no layer" in one for one in notes)
+    assert any("teacher.weight" in one for one in notes)

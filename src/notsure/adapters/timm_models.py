@@ -58,7 +58,7 @@ def load_timm(name: str, given: Given) -> Loaded:
     """
     timm = extra("timm", name="zoo", what=f"The model timm:{name}")
     if Path(name).is_dir():
-        source = _of_folder(Path(name), given)
+        source = _of_folder(timm, Path(name), given)
     else:
         source = _of_checkpoint(timm, name, given) if given.checkpoint else _of_hub(timm, name)
     resizing = _resizing(source.config, given)
@@ -146,7 +146,7 @@ def _of_checkpoint(timm: Any, name: str, given: Given) -> _Source:
     )
 
 
-def _of_folder(folder: Path, given: Given) -> _Source:
+def _of_folder(timm: Any, folder: Path, given: Given) -> _Source:
     content = load_json(folder / "config.json")
     architecture = content.get("architecture")
     if not isinstance(architecture, str):
@@ -154,7 +154,10 @@ def _of_folder(folder: Path, given: Given) -> _Source:
             f"The config.json in {str(folder)!r} names no architecture of timm: a folder of "
             "transformers is given as hf:FOLDER."
         )
-    own = sorted(set(content.get("model_args") or ()) - _COMMON)
+    arguments = content.get("model_args") or {}
+    own = sorted(set(arguments) - _COMMON)
+    if _of_another_size(timm, architecture, arguments.get("img_size")):
+        own.append("img_size")
     if own:
         raise CheckpointError(
             f"The model in {str(folder)!r} is built with arguments of its own ({', '.join(own)}): "
@@ -179,6 +182,17 @@ def _of_folder(folder: Path, given: Given) -> _Source:
         origin=f"{architecture} of timm in the folder {folder}",
         pooling=(content.get("model_args") or {}).get("global_pool"),
     )
+
+
+def _of_another_size(timm: Any, architecture: str, size: Any) -> bool:
+    """Whether a network was built for images of another size than timm builds it for.
+
+    What a transformer of images learns of places depends on their number.
+    """
+    if size is None or not timm.is_model(architecture):
+        return False
+    made_for = tuple(timm.get_pretrained_cfg(architecture).input_size)[1:]
+    return (tuple(size) if isinstance(size, list) else (size, size)) != made_for
 
 
 def _pooling(network: Any) -> str | None:

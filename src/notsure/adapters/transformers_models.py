@@ -25,6 +25,7 @@ _PROCESSOR = "preprocessor_config.json"
 _EIGHT_BITS = 255
 _BELOW_384 = 384
 _SMALL = 64
+_TOLD = 3
 _OF_TIMM = "timm_wrapper"
 _RESAMPLING: dict[int, Interpolation] = {
     0: "nearest",
@@ -59,7 +60,7 @@ def load_transformers(name: str, given: Given) -> Loaded:
     if _is_of_timm(Path(name)):
         return load_timm(name, given)
     with _quiet():
-        model, config = _model(transformers, name)
+        model, config, foreign = _model(transformers, name)
         processor = _processor(transformers, name)
     if config.model_type == _OF_TIMM:
         raise ConfigurationError(
@@ -74,6 +75,12 @@ def load_transformers(name: str, given: Given) -> Loaded:
     notes = [] if processor else [
         "It has no image processor, so images are given to it in [0,1] as they are."
     ]  # fmt: skip
+    if foreign:
+        more = ", ..." if len(foreign) > _TOLD else ""
+        notes.append(
+            f"{len(foreign)} tensors of its file belong to no layer and were left out: "
+            f"{', '.join(foreign[:_TOLD])}{more}."
+        )
     mean = per_channel(given.mean, channels, 0.0) if given.mean is not None else mean
     std = per_channel(given.std, channels, 1.0) if given.std is not None else std
     if processor.get("do_flip_channel_order"):
@@ -133,7 +140,8 @@ def _place(name: str) -> str:
     return f"in the folder {name}" if Path(name).is_dir() else f"from the hub's {name}"
 
 
-def _model(transformers: Any, name: str) -> tuple[torch.nn.Module, Any]:
+def _model(transformers: Any, name: str) -> tuple[torch.nn.Module, Any, list[str]]:
+    """The network, its configuration, and what its file holds besides."""
     if Path(name).is_dir():
         _require_safetensors(Path(name))
     kinds = transformers.AutoModelForImageClassification
@@ -160,7 +168,8 @@ def _model(transformers: Any, name: str) -> tuple[torch.nn.Module, Any]:
         model,
         Architecture(name=f"transformers:{settings['model_type']}", arguments={"config": settings}),
     )
-    return cast("torch.nn.Module", model), model.config
+    foreign = sorted(str(one) for one in told.get("unexpected_keys", ()))
+    return cast("torch.nn.Module", model), model.config, foreign
 
 
 def _require_safetensors(folder: Path) -> None:
