@@ -129,8 +129,8 @@ def evaluate(
         for name, one in guards.items()
     }
     wanted = Wanted(attacks, threats, suite, eps, norm, substitutes or {}, taught or {})
-    for one in examinations.values():
-        one.check_substitutes(wanted.targets)
+    for examination in examinations.values():
+        examination.check_substitutes(wanted.targets)
     jobs = {
         name: jobs_of(one, wanted.plan_for(name, one, one.classifier.check(x), seed), probes)
         for name, one in guards.items()
