@@ -64,13 +64,14 @@ def variable_docstring(module: str, name: str) -> str:
         targets = one.targets if isinstance(one, ast.Assign) else [getattr(one, "target", None)]
         if name in [to.id for to in targets if isinstance(to, ast.Name)]:
             said = after.value if isinstance(after, ast.Expr) else None
-            known = isinstance(said, ast.Constant) and isinstance(said.value, str)
-            return inspect.cleandoc(said.value) if known else ""
-    for one in ast.walk(ast.Module(body, [])):
-        if isinstance(one, ast.ImportFrom) and one.module:
-            for alias in one.names:
+            if isinstance(said, ast.Constant) and isinstance(said.value, str):
+                return inspect.cleandoc(said.value)
+            return ""
+    for node in ast.walk(ast.Module(body, [])):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    return variable_docstring(one.module, alias.name)
+                    return variable_docstring(node.module, alias.name)
     return ""
 
 
