@@ -379,13 +379,13 @@ def test_errors_are_messages_with_cause_and_remedy(tmp_path: Path) -> None:
     assert "That did not work" in panel
     assert "Give a PNG" in panel
     assert "Traceback" not in panel
-    assert "pick, draw or upload one first" in player.attack(
-        None, "PGD", "linf", 0.1, "oblivious", 0
-    )
+    done, panel = player.attack(None, "PGD", "linf", 0.1, "oblivious", 0)
+    assert not done
+    assert "pick, draw or upload one first" in panel
     given = picked(pictures(), 0)
     assert "whole number" in player.attack(given, "PGD", "linf", 0.1, "oblivious", None)[1]
     assert "There is no attack" in player.attack(given, "XYZ", "linf", 0.1, "oblivious", 0)[1]
-    assert "--data" in player.pick(0)[1]
+    assert "start with --data" in player.pick(0)[1]
 
 
 def test_what_breaks_is_told_without_a_stack_trace(

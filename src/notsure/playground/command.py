@@ -208,7 +208,7 @@ def application(page: Any, hosts: frozenset[str] | None) -> FastAPI:
         # older versions compare what comes before the first colon, "[" of an IPv6 address
         allowed = {*hosts, *(f"[{name}]" for name in hosts if ":" in name), "["}
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=sorted(allowed))
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
         page,
         path="/",
@@ -221,6 +221,7 @@ def application(page: Any, hosts: frozenset[str] | None) -> FastAPI:
         enable_monitoring=False,
         **look(),
     )
+    return app
 
 
 class _WithHeaders:

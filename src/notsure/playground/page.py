@@ -33,8 +33,9 @@ CSS = (
     + """
 .gradio-container { max-width: 76rem !important; margin: 0 auto !important }
 #ns-gallery img { image-rendering: pixelated }
-#ns-gallery .grid-container { width: 100%;
+#ns-gallery .grid-container { width: 100%; grid-auto-rows: auto;
   grid-template-columns: repeat(auto-fill, minmax(4rem, 1fr)) !important }
+#ns-gallery .thumbnail-item { width: 100%; height: auto; aspect-ratio: 1 }
 #ns-gallery .caption-label { font-size: .7rem; padding: 0 .3rem }
 @media (max-width: 760px) {
   #ns-main { flex-direction: column; flex-wrap: nowrap }
@@ -183,7 +184,7 @@ def _changed(choices: Choices) -> tuple[Any, Any, Any]:
 
 
 def _pictures(images: Images, names: Sequence[str]) -> list[tuple[Image.Image, str]]:
-    found = []
+    found: list[tuple[Image.Image, str]] = []
     for image, label in zip(images.x, images.labels.tolist(), strict=True):
         content = base64.b64decode(png_url(image).partition(",")[2])
         found.append((Image.open(io.BytesIO(content)), named(label, names)))

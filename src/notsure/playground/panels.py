@@ -33,24 +33,24 @@ STYLE = """
 .ns figure img { width: 100%; display: block; border-radius: 6px; border: 1px solid var(--ns-line) }
 .ns .coarse img { image-rendering: pixelated }
 .ns figcaption { font-size: .9rem; margin-top: .25rem; overflow-wrap: anywhere }
-.ns .candidates { display: grid; grid-template-columns: repeat(auto-fill, minmax(4rem, 1fr));
-  gap: .5rem; max-width: 48rem; margin-bottom: .6rem }
-.ns .candidates figure { max-width: none; padding: 3px; border-radius: 8px }
+.ns .candidates { display: flex; flex-wrap: wrap; gap: .3rem; margin-bottom: .6rem }
+.ns .candidates figure { flex: 0 0 3.1rem; padding: 3px; border-radius: 8px }
 .ns .candidates .chosen { outline: 3px solid var(--ns-mark) }
-.ns .candidates figcaption { font-size: .8rem; text-align: center }
+.ns .candidates figcaption { font-size: .75rem; text-align: center }
+.ns .candidates .small { font-size: .75rem }
 .ns .outcome { border-left: 5px solid var(--ns-mark); padding: .5rem .8rem; margin: 0 0 .8rem;
   background: var(--background-fill-secondary); border-radius: 4px }
 .ns .outcome p:first-child { font-weight: 600 }
 .ns .fooled { --ns-mark: #d1443a } .ns .error { --ns-mark: #c77700 }
 .ns .rejected, .ns .right { --ns-mark: #1d8a4e }
 .ns table { border-collapse: collapse; width: 100%; max-width: 48rem; font-size: .92rem }
-.ns th, .ns td { text-align: left; padding: .3rem .8rem .3rem 0; vertical-align: middle;
+.ns th, .ns td { text-align: left; padding: .3rem .6rem .3rem 0; vertical-align: middle;
   border-bottom: 1px solid var(--ns-line) }
 .ns th { font-weight: 600 }
 .ns td.number, .ns th.number { text-align: right; font-variant-numeric: tabular-nums;
-  padding-right: 0; padding-left: .8rem }
+  padding-right: 0; padding-left: .6rem }
 .ns .over { color: var(--ns-over); font-weight: 600 }
-.ns .track { position: relative; height: 1.5rem; min-width: 7rem; border-radius: 4px;
+.ns .track { position: relative; height: 1.5rem; min-width: 5rem; border-radius: 4px;
   background: linear-gradient(90deg, #1d8a4e40 0 50%, #d1443a40 50% 100%) }
 .ns .track i { position: absolute; top: 0; bottom: 0; left: 50%;
   border-left: 2px solid var(--body-text-color) }
@@ -76,7 +76,7 @@ _MACROS = """
 {% if picture.note %}<div class="small">{{ picture.note }}</div>{% endif %}</figcaption></figure>
 {% endmacro %}
 {% macro scores(table) %}{% if table.rows %}<h3>Detectors</h3>
-<table class="scores"><thead><tr><th>detector</th><th>score and threshold</th>
+<table class="scores"><thead><tr><th>detector</th><th>on a scale</th>
 {% for name in table.columns %}<th class="number">{{ name }}</th>{% endfor %}
 <th class="number">threshold</th></tr></thead><tbody>
 {% for row in table.rows %}<tr><td class="name">{{ row.name }}</td>
@@ -148,7 +148,7 @@ def attempt_panel(attempt: Attempt, frame: Frame) -> str:
     scaled = f"amplified {gain:.3g} times; grey is no change" if gain else "nothing was changed"
     pictures = [
         _judged("Clean", before, frame, _label_note(attempt, frame)),
-        _judged("Adversarial", after, frame),
+        _judged("Adversarial" if gain else "Adversarial: none found", after, frame),
         _picture(
             delta,
             frame,
@@ -312,8 +312,8 @@ def _candidates(name: str, part: Purification, frame: Frame) -> dict[str, Any]:
                 frame,
                 kind="chosen" if mine else "",
                 alt=f"The {name} image as {shown}" + (", chosen" if mine else ""),
-                title=f"{shown}{', chosen' if mine else ''}",
-                note=f"{errors[label]:.3f}",
+                title=shown,
+                note=f"{errors[label]:.3f}" + (" chosen" if mine else ""),
             )
         )
     return {
