@@ -58,7 +58,7 @@ STYLE = """
   transform: translate(-50%, -50%); border: 2px solid var(--body-text-color) }
 .ns .track .after { background: var(--body-text-color) }
 @media (max-width: 600px) {
-  .ns figure { flex-basis: 6rem }
+  .ns figure { flex-basis: 5rem }
   .ns .scores thead { display: none }
   .ns .scores tr { display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: .4rem 0;
     border-bottom: 1px solid var(--ns-line) }
