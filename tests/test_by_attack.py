@@ -12,7 +12,7 @@ from notsure.report.by_attack import by_attack_figures
 from notsure.report.figures import Figure
 from notsure.report.histograms import histogram_figures
 from notsure.report.matrices import grid_figures
-from notsure.report.tables import detection_table, robustness_table
+from notsure.report.tables import attack_labels, detection_table, robustness_table
 from tests.records import attacked, clean, synthetic
 from tests.report_records import grid_of, made_up
 
@@ -77,6 +77,20 @@ def test_a_diamond_marks_the_eps_that_serves_the_attacker_best() -> None:
         if trace["mode"] == "markers"
     ]
     assert (mark["x"], mark["y"]) == ([0.2], [25.0])
+
+
+def test_a_step_size_that_goes_with_eps_makes_no_other_attack() -> None:
+    sizes = {0.1: 0.01, 0.2: 0.02, 0.3: 0.03}
+    scaled = [("PGD", "linf", eps, {"step_size": size}) for eps, size in sizes.items()]
+    records = made_up(attacks=scaled)
+    assert set(attack_labels(records).values()) - {"none"} == {"PGD"}
+    (figure,) = by_attack_figures(records)
+    line = lines(figure, "rejected, oblivious")[0]
+    assert line["x"] == [0.0, 0.1, 0.2, 0.3]
+    # of two attacks at one eps it tells them apart, as what it is
+    apart = made_up(attacks=[*scaled, ("PGD", "linf", 0.1, {"step_size": 0.05})])
+    named = {"PGD (step_size = 0.1 eps)", "PGD (step_size = 0.5 eps)"}
+    assert set(attack_labels(apart).values()) - {"none"} == named
 
 
 def test_attacks_without_a_budget_have_no_such_figure() -> None:

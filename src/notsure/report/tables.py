@@ -241,7 +241,8 @@ def attack_labels(records: Records) -> dict[str | None, str]:
 
     Budgets have their own column, and what a threat changes of an attack is the threat's doing (the
     search runs to its end, the gradient is averaged), so only what differs between the attacks of
-    one guard and threat is part of a name, unless nothing else tells them apart.
+    one guard and threat is part of a name, unless nothing else tells them apart. A step size is
+    told in units of eps, so that one attack at several eps has one name.
     """
     known = records.meta.get("attacks", {})
     places = [
@@ -252,7 +253,7 @@ def attack_labels(records: Records) -> dict[str | None, str]:
     told = {
         identity: {
             key: setting_text(value)
-            for key, value in known.get(identity, {}).items()
+            for key, value in _in_eps(known.get(identity, {})).items()
             if key not in {"name", "norm", "eps", "early_stop"}
         }
         for *_, identity in places
@@ -280,6 +281,14 @@ def attack_labels(records: Records) -> dict[str | None, str]:
         if taken.setdefault(key, identity) != identity:
             labels[identity] += f" #{identity}"
     return labels
+
+
+def _in_eps(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with a step size that was given in units of eps, with which it is scaled."""
+    size, eps = settings.get("step_size"), settings.get("eps")
+    if not isinstance(size, int | float) or not isinstance(eps, int | float) or not eps:
+        return dict(settings)
+    return {**settings, "step_size": f"{number(size / eps)} eps"}
 
 
 def first_substitute(records: Records) -> Records:
