@@ -13,9 +13,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-
-pytest.importorskip("gradio")
-
 import uvicorn
 
 from notsure.playground.command import application, configuration, prepared
