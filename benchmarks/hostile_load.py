@@ -38,6 +38,8 @@ class Load:
         seconds: how long good single requests took.
         unexpected: answers that should not have come.
         watched: memory, threads and files of the service, ten times.
+        mistakes: requests that are wrong, made before anybody connects: it takes seconds, in which
+            the heads of the others would not come.
     """
 
     port: int
@@ -51,6 +53,7 @@ class Load:
     seconds: list[float] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     watched: list[dict[str, float]] = field(default_factory=list)
+    mistakes: list[tuple[str, bytes]] = field(default_factory=list)
     chance: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311
 
     def note(
@@ -76,6 +79,44 @@ class Load:
 
 BUSY = (200, 429)
 Client = Callable[[Load], Awaitable[None]]
+
+
+def mistakes(load: Load) -> list[tuple[str, bytes]]:
+    """Requests that are wrong each in its way, by what is wrong."""
+    rows, columns = load.shape
+    files = {
+        "size": _png(np.zeros((rows + 3, columns), np.uint8)),
+        "bomb": _png(np.zeros((6000, 6000), np.uint8)),
+        "cut": load.pngs[0][: len(load.pngs[0]) // 2],
+        "text": b"this is no image",
+        "tiff": _encoded(np.zeros(load.shape, np.uint8), "TIFF"),
+        "plain": b"P2 28 28 255 " + b"#\n" * 50_000,
+    }
+    bodies = {
+        "255": json.dumps(np.full(load.shape, 128).tolist()).encode(),
+        "ragged": b"[[0.1, 0.2], [0.3]]",
+        "nan": b"[[NaN]]",
+        "deep": b"[" * 50_000,
+        "half": b'{"images": [[0.1',
+        "null": b'{"image": null}',
+        "many": json.dumps([np.zeros(load.shape).tolist()] * 300).encode(),
+        "empty": b"[" + b"[]," * 1_000_000 + b"[]]",
+        "long": json.dumps(["a" * 30_000, *range(30_000)]).encode(),
+    }
+    requests = [(what, post("/judge", body, "image/png")) for what, body in files.items()]
+    requests += [(what, post("/judge", body, "application/json")) for what, body in bodies.items()]
+    requests += [
+        ("type", post("/judge", b"x", "text/plain")),
+        ("form", post("/judge", b"no edge", "multipart/form-data; boundary=x")),
+        ("charset", post("/judge", b"--x", "multipart/form-data; boundary=x; charset=undefined")),
+        ("surrogate", post("/review/1", rb'{"\ud800": 1}', "application/json")),
+        ("origin", b"GET /review HTTP/1.1\r\nhost: localhost\r\norigin: http://x\r\n\r\n"),
+        ("label", post("/review/1", b'{"label": 77}', "application/json")),
+        ("item", get("/review/99999999")),
+        ("path", get("/no/such/path")),
+        ("host", b"GET /review HTTP/1.1\r\nhost: elsewhere.example\r\n\r\n"),
+    ]
+    return requests
 
 
 async def single(load: Load) -> None:
@@ -130,43 +171,10 @@ async def person(load: Load) -> None:
 
 async def mistaken(load: Load) -> None:
     """Requests of people who have not read the manual."""
-    rows, columns = load.shape
-    files = {
-        "size": _png(np.zeros((rows + 3, columns), np.uint8)),
-        "bomb": _png(np.zeros((6000, 6000), np.uint8)),
-        "cut": load.pngs[0][: len(load.pngs[0]) // 2],
-        "text": b"this is no image",
-        "tiff": _encoded(np.zeros(load.shape, np.uint8), "TIFF"),
-        "plain": b"P2 28 28 255 " + b"#\n" * 50_000,
-    }
-    bodies = {
-        "255": json.dumps(np.full(load.shape, 128).tolist()).encode(),
-        "ragged": b"[[0.1, 0.2], [0.3]]",
-        "nan": b"[[NaN]]",
-        "deep": b"[" * 50_000,
-        "half": b'{"images": [[0.1',
-        "null": b'{"image": null}',
-        "many": json.dumps([np.zeros(load.shape).tolist()] * 300).encode(),
-        "empty": b"[" + b"[]," * 1_000_000 + b"[]]",
-        "long": json.dumps(["a" * 30_000, *range(30_000)]).encode(),
-    }
-    requests = [(what, post("/judge", body, "image/png")) for what, body in files.items()]
-    requests += [(what, post("/judge", body, "application/json")) for what, body in bodies.items()]
-    requests += [
-        ("type", post("/judge", b"x", "text/plain")),
-        ("form", post("/judge", b"no edge", "multipart/form-data; boundary=x")),
-        ("charset", post("/judge", b"--x", "multipart/form-data; boundary=x; charset=undefined")),
-        ("surrogate", post("/review/1", rb'{"\ud800": 1}', "application/json")),
-        ("origin", b"GET /review HTTP/1.1\r\nhost: localhost\r\norigin: http://x\r\n\r\n"),
-        ("label", post("/review/1", b'{"label": 77}', "application/json")),
-        ("item", get("/review/99999999")),
-        ("path", get("/no/such/path")),
-        ("host", b"GET /review HTTP/1.1\r\nhost: elsewhere.example\r\n\r\n"),
-    ]
     allowed = (400, 403, 404, 413, 415, 421, 422, 429)
     async with connection(load.port) as one:
         while time.monotonic() < load.end:
-            what, request = load.chance.choice(requests)
+            what, request = load.chance.choice(load.mistakes)
             load.note(BAD, what, await one.ask(request), allowed)
             await asyncio.sleep(load.chance.expovariate(10))
 
@@ -256,7 +264,9 @@ async def run(
     port: int, pid: int, pngs: list[bytes], shape: tuple[int, int], seconds: float
 ) -> Load:
     """The whole crowd for so long; memory and handles are looked at ten times meanwhile."""
-    load = Load(port, pngs, shape, time.monotonic() + seconds)
+    load = Load(port, pngs, shape, end=0)
+    load.mistakes = mistakes(load)
+    load.end = time.monotonic() + seconds
     tasks = [asyncio.ensure_future(client(load)) for client, count in CROWD for _ in range(count)]
     for share in range(1, 11):
         await asyncio.sleep(max(0.0, load.end - seconds * (10 - share) / 10 - time.monotonic()))
