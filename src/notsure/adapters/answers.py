@@ -19,7 +19,7 @@ SIZES = (32, 28, 64, 8, 16, 96, 128, 224, 256, 299, 384)
 """The sizes that a model of unknown size is tried with."""
 
 _SMALLEST = 1e-12
-_STEADY = 1e-3
+_STEADY = 1e-2
 _SEED = 0
 
 
