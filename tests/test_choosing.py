@@ -518,6 +518,8 @@ def test_models_that_cannot_be_guarded_are_told_at_once(
     for wrong in (
         {"fpr": 0.0},
         {"eps": ["a"]},
+        {"eps": [8]},
+        {"eps": [0, 0.1]},
         {"norm": "l1"},
         {"norm": "l2"},
         {"folds": 1},

@@ -224,7 +224,14 @@ def _budgets(eps: Sequence[float | str], norm: str, images: Images) -> tuple[flo
     if norm not in ("linf", "l2"):
         raise ConfigurationError(f"Suites are for linf and l2; got norm={norm!r}.")
     if eps:
-        return tuple(sorted({parse_size(one, what="eps") for one in eps}))
+        radii = sorted({parse_size(one, what="eps") for one in eps})
+        if radii[0] <= 0 or (norm == "linf" and radii[-1] > 1):
+            raise ConfigurationError(
+                "eps is above 0, in [0,1] pixel units, and in linf at most 1, where every pixel "
+                f"may change at will; got {', '.join(f'{one:g}' for one in radii)}. "
+                "8 of 255 levels are 8/255."
+            )
+        return tuple(radii)
     if norm != "linf":
         raise ConfigurationError(
             "In l2 no budget is customary for all images: give eps, such as --eps 0.5."
