@@ -208,22 +208,32 @@ def test_it_fits_a_narrow_screen_light_and_dark(browser: Tab, port: int, dark: b
     click(browser, "#ns-run")
     browser.until("!!document.querySelector('#ns-attempt')")
     assert browser.run("document.documentElement.scrollWidth") <= 390
-    ground, ink = (
-        browser.run(f"getComputedStyle(document.querySelector({selector!r})).{style}")
-        for selector, style in ((".gradio-container", "backgroundColor"), ("#ns-attempt", "color"))
-    )
+    ground = browser.run(GROUND)
+    ink = browser.run("getComputedStyle(document.querySelector('#ns-attempt')).color")
     assert contrast(str(ground), str(ink)) > 7
+    assert (brightness(str(ground)) < 0.2) == dark
+
+
+GROUND = """(() => {
+  for (let one = document.querySelector('#ns-attempt'); one; one = one.parentElement) {
+    const colour = getComputedStyle(one).backgroundColor;
+    if (!colour.startsWith('rgba(') || !colour.endsWith(' 0)')) return colour;
+  }
+  return 'rgb(255, 255, 255)';
+})()"""
+"""The colour behind an attempt: of the nearest element around it that has one."""
+
+
+def brightness(colour: str) -> float:
+    """The relative luminance of a colour as WCAG defines it, 0 to 1."""
+    parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def contrast(one: str, other: str) -> float:
     """The contrast of two colours as WCAG defines it, 1 to 21."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
-        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
+    low, high = sorted((brightness(one), brightness(other)))
     return (high + 0.05) / (low + 0.05)
 
 
