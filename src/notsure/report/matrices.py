@@ -29,6 +29,10 @@ GRID_FIGURES = {
 }
 
 
+AREA = "area under the ROC curve"
+"""How the choices of a grid begin that are no rates."""
+
+
 def transfer_figure(records: Records) -> Figure | None:
     """Which substitute's images fool which guard; None without the threat "transfer"."""
     labels = attack_labels(records)
@@ -219,7 +223,7 @@ def _areas(
     for one in found:
         if (one.eps or 0.0) == largest[one.norm] and one.guard in places:
             label = (
-                f"area under the ROC curve, {one.detector}, {one.threat}, {labels[one.attack_id]}, "
+                f"{AREA}, {one.detector}, {one.threat}, {labels[one.attack_id]}, "
                 f"{budget_text(one.norm, one.eps)}"
             )
             row, column = places[one.guard]

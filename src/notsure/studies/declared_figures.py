@@ -18,6 +18,7 @@ Picture = Literal[
     "scores",
     "features",
     "parameters",
+    "areas",
     "images",
     "reconstructions",
     "errors",
@@ -33,6 +34,7 @@ Picture = Literal[
 - scores: how the detectors' scores are spread, clean and attacked;
 - features: t-SNE of the clean images' features;
 - parameters: heat maps over the guards' parameters;
+- areas: those of areas under the ROC curve alone;
 - images: clean and attacked images, with what the guard says of them;
 - reconstructions: an image as every class, by a guard's PuVAE;
 - errors: a table of error rates, clean and under each attack;

@@ -28,7 +28,7 @@ from notsure.report.figures import Figure
 from notsure.report.formatting import budget_text, class_text, number, rate_text
 from notsure.report.gallery import Gallery, galleries, picture_of
 from notsure.report.histograms import histogram_figures
-from notsure.report.matrices import grid_figures
+from notsure.report.matrices import AREA, grid_figures
 from notsure.report.tables import attack_labels, detection_table, robustness_table
 from notsure.studies.declared import Study
 from notsure.studies.declared_figures import FigureSpec
@@ -117,6 +117,17 @@ def _distance(identifier: str) -> Callable[[Records], list[Figure]]:
     return found
 
 
+def _areas(records: Records) -> list[Figure]:
+    """Of the heat maps over parameters those of areas."""
+    found = []
+    for one in grid_figures(records, robustness_table(records)):
+        own = {label: its for label, its in one.alternatives.items() if label.startswith(AREA)}
+        rows = [row for row in one.rows if str(row["figure"]).startswith(AREA)]
+        if own:
+            found.append(replace(one, alternatives=own, rows=rows))
+    return found
+
+
 def _there(figure: Figure | None) -> list[Figure]:
     return [] if figure is None else [figure]
 
@@ -131,6 +142,7 @@ _FIGURES: Mapping[str, Callable[[Records], Sequence[Figure]]] = {
     "scores": _scores,
     "features": lambda records: _there(embedding_figure(records)),
     "parameters": lambda records: grid_figures(records, robustness_table(records)),
+    "areas": _areas,
 }
 
 
@@ -269,6 +281,7 @@ _KEPT = {
     "reconstructions": "attacked images beside a guard that is there",
     "scores": "scores of detectors",
     "parameters": "guards that differ in parameters",
+    "areas": "guards with detectors that differ in parameters",
     "queries": "attacks that ask for scores or decisions",
 }
 
