@@ -5,7 +5,10 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 import uvicorn
 
+import notsure as ns
 from notsure.playground.command import application, configuration, prepared
 from notsure.playground.player import Player
 from notsure.serving.command import own_names
@@ -279,3 +283,31 @@ def test_uploads_are_deleted_when_the_page_ends(tmp_path: Path) -> None:
         (folder / "upload.png").write_bytes(b"x")
     assert not folder.exists()
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_when_the_command_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    module = ns.models.build("digits_cnn")
+    ns.Guard(ns.Classifier(module)).save(tmp_path / "guard")
+    command = [sys.executable, "-u", "-m", "notsure", "playground", str(tmp_path / "guard")]
+    left = tmp_path / "left"
+    left.mkdir()
+    with subprocess.Popen(
+        [*command, "--port", "0"],
+        env={**os.environ, "TMPDIR": str(left)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout)
+        assert "a bare classifier, 10 classes, images of 1 x 8 x 8" in next(lines)
+        port = int(re.findall(r"http://127.0.0.1:(\d+)", next(lines))[0])
+        # who asks while it starts waits
+        assert ask(port, "/")[0].status == 200
+        assert [one.name for one in left.glob("notsure-*")]
+        process.send_signal(number)
+        told = process.communicate(timeout=60)[0]
+    assert process.returncode == (0 if number == signal.SIGINT else 128 + number)
+    assert "Traceback" not in told
+    assert list(left.glob("notsure-*")) == []

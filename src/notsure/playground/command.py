@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ def play(
     )
     say(heading)
     listening = listening_on(host, port)
-    with listening, prepared():
+    with listening, _tidy(), prepared():
         import uvicorn
 
         from notsure.playground.page import page_of
@@ -95,7 +96,8 @@ def play(
         say(f"open http://{shown}:{listening.getsockname()[1]} in a browser; Ctrl-C ends it")
         if not is_loopback(host):
             say(f"there is no key: whoever reaches {host} can attack and ask this guard")
-        uvicorn.Server(configuration(app)).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(configuration(app)).run(sockets=[listening])
 
 
 def player_of(
@@ -168,6 +170,20 @@ def _heading(folder: str | Path, guard: Guard, shape: Shape, classes: int) -> st
     if known is not None and known.thresholds:
         told += f"; thresholds reject {known.measured_fpr:.2%} of {known.count} clean images"
     return told
+
+
+@contextmanager
+def _tidy() -> Iterator[None]:
+    """Lets SIGTERM end the process as Ctrl-C does, so that what is uploaded is deleted then too."""
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
