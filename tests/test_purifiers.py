@@ -96,6 +96,30 @@ def test_a_reconstructors_loss_is_the_formula(kind: Any, noise: float) -> None:
     assert math.isnan(epoch.accuracy)
 
 
+def test_a_denoiser_learns_dark_images_by_the_cross_entropy_of_their_pixels() -> None:
+    """A fifth of the pixels of MNIST is lit; the squared error ends in black images there."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(2, 24, (2048,), generator=generator)
+    x = torch.zeros(2048, 1, 28, 28)
+    for image, row in zip(x, rows.tolist(), strict=True):
+        image[0, row : row + 3, 4:24] = 1.0
+    recipe = Recipe(epochs=2, batch_size=64, optimizer="adamw", learning_rate=2e-3, seed=1)
+    denoiser = DenoisingAutoencoder(loss="cross-entropy", noise=0.2, seed=1)
+    denoiser.fit((x, torch.zeros(2048, dtype=torch.long)), recipe=recipe, progress=False)
+    with torch.no_grad():
+        error = (denoiser.purify(x[:256]) - x[:256]).square().mean()
+    # far below what one picture for all of them can come to
+    assert error < 0.3 * x.var(dim=0).mean()
+
+
+def test_a_denoisers_cross_entropy_is_the_formula() -> None:
+    restored = torch.tensor([0.25, 0.9, 1.0]).view(1, 1, 1, 3)
+    x = torch.tensor([1.0, 0.5, 1.0]).view(1, 1, 1, 3)
+    found = DenoisingAutoencoder(loss="cross-entropy").pixel_losses(restored, x).flatten()
+    expected = [math.log(4), -0.5 * math.log(0.9) - 0.5 * math.log(0.1), 0.0]
+    assert found.tolist() == pytest.approx(expected, abs=2e-6)
+
+
 def test_puvaes_loss_is_the_formula() -> None:
     x, y = toy_data()
     classifier = toy_classifier()
@@ -641,6 +665,7 @@ def test_a_classifier_without_chance_is_asked(monkeypatch: pytest.MonkeyPatch) -
         (lambda: MagNet(count=0), "count is a whole number"),
         (lambda: Autoencoder(width=0), "width is a whole number"),
         (lambda: DenoisingAutoencoder(bottleneck=0), "bottleneck is a whole number"),
+        (lambda: DenoisingAutoencoder(loss="l1"), "squared-error or cross-entropy; got 'l1'"),  # type: ignore[arg-type]
         (lambda: DenoisingAutoencoder(shape=(1, 7, 8)), "8x8 pixels on; these have 7x8"),
         (lambda: Autoencoder(shape=(1, 8)), "shape is channels"),  # type: ignore[arg-type]
         (lambda: PuVAE(latent=0), "latent is a whole number"),

@@ -144,8 +144,12 @@ class Reconstructor(Purifier):
 
     def _loss(self, step: Step) -> tuple[torch.Tensor, float]:
         noisy = (step.x + self.noise * torch.randn_like(step.x)).clamp(0, 1)
-        losses = (step.run(noisy) - step.x).square().flatten(1).mean(dim=1)
+        losses = self.pixel_losses(step.run(noisy), step.x).flatten(1).mean(dim=1)
         return losses, float("nan")
+
+    def pixel_losses(self, restored: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """How far each pixel (B, C, H, W) is from that of the clean image: its squared error."""
+        return (restored - x).square()
 
 
 class Autoencoder(Reconstructor):
