@@ -184,7 +184,8 @@ def test_when_a_node_dies_only_what_it_was_at_is_done_again(
     two_nodes: TwoNodes, shared: bool | None, tmp_path: Path
 ) -> None:
     log, store = tmp_path / "log", Store(tmp_path / "s")
-    steps = chains(log, 0.1, links=30)
+    # so long that the first chain is not over before its node is found and killed
+    steps = chains(log, 0.4, links=30)
     run_plan(chains(None, 0, links=30), Store(tmp_path / "alone"))
     with one_node_dies(two_nodes, store, steps[1], lambda: "chain 0 7" in log_of(log)):
         outcome = run_plan_on_ray(steps, store, shared=shared)

@@ -230,7 +230,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
             accelerator = Accelerator(cpu=True)
             assert accelerator.num_processes == 2
             classifier = fresh("digits_cnn")
-            recipe = Recipe(epochs=2, batch_size=30, learning_rate=0.05)
+            recipe = Recipe(epochs=2, batch_size=30, learning_rate=0.05, precision="fp32")
             path = sys.argv[1] + "/checkpoint.safetensors"
             train(classifier, blobs(100, 0), recipe=recipe, accelerator=accelerator,
                   checkpoint=path, progress=False)
@@ -253,7 +253,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     )
     result, _ = load_tensors(tmp_path / "result.safetensors")
     alone = fresh("digits_cnn")
-    recipe = Recipe(epochs=2, batch_size=30, learning_rate=0.05)
+    recipe = Recipe(epochs=2, batch_size=30, learning_rate=0.05, precision="fp32")
     train(alone, blobs(100, 0), recipe=recipe, progress=False)
     for name, value in alone.module.state_dict().items():
         assert torch.allclose(result[name], value, atol=1e-4), name

@@ -154,6 +154,8 @@ def alike(shown: str, printed: str) -> bool:
 
 def _plain(text: str) -> str:
     masked = re.sub(r"(?<!\w)-?\d+(\.\d+)?(e[-+]?\d+)?", "0", text)
+    # numpy puts room for a sign in front of numbers of which one has it
+    masked = re.sub(r"(?<=\[)\s+", "", masked)
     return re.sub(r"[\s─━│┃┏┓┗┛┡┩╇┳┴└┘┌┐├┤┬┼]+", " ", masked).strip()
 
 
