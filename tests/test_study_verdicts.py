@@ -113,7 +113,9 @@ def test_what_is_of_another_kind_is_not_compared() -> None:
         "another data set",
     )
     nothing = Answer(value=math.nan, low=math.nan, high=math.nan, n=0, scale="cpu")
-    assert compare(of, nothing) == (NOT_COMPARABLE, "nothing to measure on, n = 0")
+    found = "nothing to measure on, n = 0"
+    assert compare(of, nothing) == (NOT_COMPARABLE, f"{found}, waits for paper scale")
+    assert compare(of, dataclasses.replace(nothing, scale="paper")) == (NOT_COMPARABLE, found)
     both = compare(cell(note="eps not printed"), answer(50, scale="smoke"))
     assert both == (NOT_COMPARABLE, "the report prints no eps; measured at smoke scale")
 

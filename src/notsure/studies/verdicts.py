@@ -223,6 +223,12 @@ def only(rows: Iterable[_Row], **values: Any) -> _Row:
     )
 
 
+def _nothing_at(scale: str) -> str:
+    """What is said where no image was as it had to be, and when there may be some."""
+    found = "nothing to measure on, n = 0"
+    return found if scale == "paper" else f"{found}, waits for paper scale"
+
+
 def compare(cell: Cell, answer: Answer) -> tuple[str, str]:
     """The verdict of a measured figure against a published one, and the reason for it.
 
@@ -239,7 +245,7 @@ def compare(cell: Cell, answer: Answer) -> tuple[str, str]:
     """
     reasons = [
         *cell.obstacles,
-        *(["nothing to measure on, n = 0"] if answer.n == 0 else []),
+        *([_nothing_at(answer.scale)] if answer.n == 0 else []),
         *(["measured at smoke scale"] if answer.scale == "smoke" else []),
         *([answer.differs] if answer.differs else []),
     ]
