@@ -97,13 +97,20 @@ def test_a_reconstructors_loss_is_the_formula(kind: Any, noise: float) -> None:
 
 
 def test_a_denoiser_learns_dark_images_by_the_cross_entropy_of_their_pixels() -> None:
-    """A fifth of the pixels of MNIST is lit; the squared error ends in black images there."""
+    """Where few pixels are lit, black images are a good answer, and not the one that is wanted."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(2, 24, (2048,), generator=generator)
     x = torch.zeros(2048, 1, 28, 28)
     for image, row in zip(x, rows.tolist(), strict=True):
         image[0, row : row + 3, 4:24] = 1.0
-    recipe = Recipe(epochs=2, batch_size=64, optimizer="adamw", learning_rate=2e-3, seed=1)
+    recipe = Recipe(
+        epochs=2,
+        batch_size=64,
+        optimizer="adamw",
+        learning_rate=2e-3,
+        precision="fp32",
+        seed=1,
+    )
     denoiser = DenoisingAutoencoder(loss="cross-entropy", noise=0.2, seed=1)
     denoiser.fit((x, torch.zeros(2048, dtype=torch.long)), recipe=recipe, progress=False)
     with torch.no_grad():

@@ -131,6 +131,14 @@ def test_what_a_figure_cannot_be_is_told_with_its_line(old: str, new: str, said:
         assert f"small.yaml:{line}:{column}: " in str(caught.value)
 
 
+def test_a_figure_takes_all_attacks_of_a_kind_or_none() -> None:
+    longer = "  longer: {kind: PGD, settings: {steps: 5}}\nguards:\n"
+    both = TEXT.replace("guards:\n", longer, 1).replace("[fgsm, pgd]", "[fgsm, pgd, longer]")
+    with pytest.raises(ConfigurationError, match="'longer' is a PGD, too, as 'pgd' is"):
+        read(both)
+    read(both.replace("attacks: [pgd]\n", "attacks: [pgd, longer]\n"))
+
+
 WANTED = {
     "pang": ["1b-c", "2a", "2b", "3", "4", "5", "6", "7"],
     "lemesle": ["2", "3", "4", "5"],

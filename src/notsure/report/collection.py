@@ -10,7 +10,7 @@ from notsure.core.storage import atomic, writable_folder
 from notsure.report.export import csv_text
 from notsure.report.figures import Figure
 from notsure.report.gallery import Gallery, gallery_rows
-from notsure.report.html import THEMES, _compact, _environment
+from notsure.report.html import THEMES, compact, page_environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def write_collection(
     figures = [figure for one in kept for part in one.parts for figure in part.figures]
     pictures = [gallery for one in kept for part in one.parts for gallery in part.galleries]
     page = (
-        _environment()
+        page_environment()
         .get_template("collection.html")
         .render(
             title=title,
@@ -144,5 +144,5 @@ def write_collection(
         )
     )
     with atomic(path) as temporary:
-        temporary.write_text(_compact(page), encoding="utf-8")
+        temporary.write_text(compact(page), encoding="utf-8")
     return path

@@ -149,8 +149,8 @@ def render(records: Records, *, title: str | None = None) -> str:
     threats = threats_of(records)
     data = records.meta.get("data") or "unnamed data"
     drawn = [figure for its in figures.values() for figure in its]
-    return _compact(
-        _environment()
+    return compact(
+        page_environment()
         .get_template("template.html")
         .render(
             title=title or f"What is left: {data}",
@@ -203,7 +203,7 @@ def render(records: Records, *, title: str | None = None) -> str:
     )
 
 
-def _compact(page: str) -> str:
+def compact(page: str) -> str:
     """The page without the indentation of its tables, which makes up half of them."""
     tables, mark, scripts = page.partition('<script type="application/json"')
     return re.sub(r"\s*\n\s*", "\n", tables) + mark + scripts
@@ -213,7 +213,8 @@ def _there(*figures: Figure | None) -> list[Figure]:
     return [figure for figure in figures if figure is not None]
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """What fills the templates of pages."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

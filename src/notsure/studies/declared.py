@@ -350,6 +350,16 @@ class Study(_Model):
                         f"{one!r}.{nearest(one, known)}",
                         *("figures", name, section, position),
                     )
+        # records are told apart by the attack's kind
+        chosen = {self.attacks[one].kind: one for one in figure.attacks or ()}
+        for other in named["attacks"]:
+            kind = self.attacks[other].kind
+            if kind in chosen and other not in (figure.attacks or ()):
+                raise self.error(
+                    f"{other!r} is a {kind}, too, as {chosen[kind]!r} is: a figure shows all "
+                    "attacks of a kind, so name both, or run them in evaluations of their own.",
+                    *("figures", name),
+                )
         if figure.picture == PICTURE_OF_CLASSES:
             for guard in figure.guards or guards:
                 purifier = self.guards[guard].purifier
